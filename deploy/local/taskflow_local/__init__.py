@@ -1,0 +1,1 @@
+"""TaskFlow's servers and services on one machine without Docker."""
