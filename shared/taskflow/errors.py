@@ -1,0 +1,99 @@
+"""What can go wrong, said without knowing HTTP. The API's edge gives each its status."""
+
+from uuid import UUID
+
+from taskflow.jobs.states import JobState
+
+
+class TaskFlowError(Exception):
+    """The root of every error that TaskFlow raises on purpose."""
+
+
+class JobNotFound(TaskFlowError):
+    """No job with this id in this tenant."""
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(f"No job with the id {job_id}.")
+        self.job_id = job_id
+
+
+class JobStateConflict(TaskFlowError):
+    """The job's state doesn't allow what was asked."""
+
+    def __init__(self, job_id: UUID, state: JobState, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+
+
+class VersionMismatch(TaskFlowError):
+    """The job has changed since the version that the caller named."""
+
+
+class IdempotencyKeyReused(TaskFlowError):
+    """The key belongs to a request with another body."""
+
+
+class UnknownJobType(TaskFlowError):
+    """Nothing has ever registered this type."""
+
+    def __init__(self, job_type: str) -> None:
+        super().__init__(
+            f"No consumer has ever registered the job type {job_type!r}. Start a consumer whose"
+            " TASKFLOW_HANDLERS names the module that defines it; GET /api/v1/job-types lists"
+            " what is known."
+        )
+        self.job_type = job_type
+
+
+class InvalidContent(TaskFlowError):
+    """Content that is well-formed but not acceptable; `problems` are (JSON pointer, detail)."""
+
+    def __init__(self, message: str, problems: list[tuple[str, str]]) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class ParentNotFound(InvalidContent):
+    """`depends_on` names a job that doesn't exist."""
+
+    def __init__(self, missing: list[tuple[int, UUID]]) -> None:
+        super().__init__(
+            "depends_on names jobs that don't exist.",
+            [(f"/depends_on/{index}", f"No job with the id {id_}.") for index, id_ in missing],
+        )
+
+
+class ServiceUnavailable(TaskFlowError):
+    """A server that the request needs doesn't answer; `service` names it."""
+
+    def __init__(self, service: str, detail: str, retry_after_seconds: int = 2) -> None:
+        super().__init__(f"{service} is not available: {detail}")
+        self.service = service
+        self.retry_after_seconds = retry_after_seconds
+
+
+class SchemaBehind(TaskFlowError):
+    """The database lacks migrations that this code needs."""
+
+    def __init__(self, found: str | None, needed: str) -> None:
+        super().__init__(
+            f"The database schema is at revision {found or 'none'}, this code needs {needed}."
+            " Run 'make migrate'."
+        )
+
+
+class PublishFailed(TaskFlowError):
+    """The broker did not confirm a message: it may or may not have arrived."""
+
+
+class ObjectMissing(TaskFlowError):
+    """The object store has no such object."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"No object {key!r}.")
+        self.key = key
+
+
+class ConfigurationError(TaskFlowError):
+    """A setting or a user's module is wrong; the process can't start."""

@@ -1,0 +1,74 @@
+"""A job on its way in, and what became of it: values without a server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from taskflow.jobs.states import JobState, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's key for one path, and the SHA-256 of the canonical request it stands for."""
+
+    path: str
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to insert: validated, its defaults filled in, its id chosen."""
+
+    id: UUID
+    tenant_id: UUID
+    type: str
+    queue: str
+    priority: Priority
+    payload: dict[str, Any]
+    max_attempts: int
+    name: str | None = None
+    description: str | None = None
+    tags: Sequence[str] = ()
+    metadata: dict[str, Any] | None = None
+    unique_key: str | None = None
+    depends_on: Sequence[UUID] = ()
+    run_at: datetime | None = None
+    delay_seconds: float | None = None
+    expires_at: datetime | None = None
+    ttl_seconds: float | None = None
+    timeout_seconds: float | None = None
+    idempotency: Idempotency | None = None
+
+    @property
+    def needs_own_transaction(self) -> bool:
+        """Whether other jobs' rows decide about this one."""
+        return self.unique_key is not None or bool(self.depends_on)
+
+
+class SubmissionKind(StrEnum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    REPLAYED = "replayed"
+    DEDUPLICATED = "deduplicated"
+    REPLAYED_DEDUPLICATED = "replayed_deduplicated"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An answer: which job, and in which state it was when it was accepted (times in UTC).
+
+    `pointer_at` is set when a pointer is now to be published.
+    """
+
+    kind: SubmissionKind
+    job_id: UUID
+    state: JobState
+    created_at: datetime
+    run_at: datetime | None = None
+    expires_at: datetime | None = None
+    pointer_at: datetime | None = None

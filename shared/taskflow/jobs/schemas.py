@@ -1,0 +1,330 @@
+"""What clients send and what they get: the public models, pure of any server."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+from taskflow.jobs.json_value import find_problem, text_problem
+from taskflow.jobs.states import JobEvent, JobState, Priority
+from taskflow.jobs.worker_state import WorkerState
+
+MAX_ATTEMPTS = 1_000
+MAX_DELAY_SECONDS = 10 * 366 * 86_400
+MAX_TIMEOUT_SECONDS = 30 * 86_400
+MAX_METADATA_BYTES = 16 * 1024
+QUEUE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_RFC_3339 = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+def _storable_text(value: str) -> str:
+    problem = text_problem(value)
+    if problem:
+        raise ValueError(problem)
+    return value
+
+
+def _storable_json(value: Any) -> Any:
+    problem = find_problem(value)
+    if problem:
+        pointer, detail = problem
+        raise ValueError(f"{pointer}: {detail}" if pointer else detail)
+    return value
+
+
+def _rfc_3339(value: Any) -> Any:
+    # pydantic would take bare numbers as seconds since 1970, and dates as midnights.
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 time with its offset, like 2030-01-31T12:00:00Z")
+    return value
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+
+
+def _show_time(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+Text = Annotated[str, AfterValidator(_storable_text)]
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_to_utc)]
+ShownTime = Annotated[datetime, PlainSerializer(_show_time, return_type=str)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
+QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN)]
+TypeName = Annotated[str, Field(pattern=TYPE_PATTERN)]
+Tag = Annotated[Text, Field(min_length=1, max_length=64)]
+Tags = Annotated[list[Tag], Field(max_length=20)]
+Metadata = Annotated[JsonObject, Field(max_length=50)]
+Key = Annotated[Text, Field(min_length=1, max_length=255)]
+Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
+
+
+class JobRequest(BaseModel):
+    """A job to run. What is left out takes the job type's own default."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"type": "echo", "payload": {"text": "hello"}},
+                {
+                    "type": "thumbnail",
+                    "payload": {"image": "cat.jpg", "width": 320},
+                    "priority": "high",
+                    "delay_seconds": 60,
+                    "max_attempts": 5,
+                    "tags": ["cats"],
+                },
+            ]
+        },
+    )
+
+    type: TypeName = Field(description="What to run; GET /api/v1/job-types lists what is known.")
+    payload: JsonObject = Field(default_factory=dict, description="The handler's argument.")
+    queue: QueueName | None = Field(None, description='Default: the job type\'s, else "default".')
+    priority: Priority = Priority.MEDIUM
+    run_at: Time | None = Field(None, description="Not before this time.")
+    delay_seconds: Delay | None = Field(None, description="Not before so many seconds from now.")
+    expires_at: Time | None = Field(None, description="If it hasn't begun by then, it expires.")
+    ttl_seconds: Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS)] | None = Field(
+        None, description="As expires_at, in seconds from now."
+    )
+    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] | None = Field(
+        None, description="The limit of each attempt. Default: the job type's."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+        None, description="How many attempts in all. Default: the job type's, else 4."
+    )
+    unique_key: Key | None = Field(
+        None, description="While a job with this key lives, another is not made: it is returned."
+    )
+    depends_on: Annotated[list[UUID], Field(max_length=100)] = Field(
+        default_factory=list, description="Jobs that must be completed first."
+    )
+    tags: Tags = Field(default_factory=list)
+    metadata: Metadata = Field(default_factory=dict)
+    name: Annotated[Text, Field(max_length=255)] | None = None
+    description: Annotated[Text, Field(max_length=2_000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each_pair(self) -> "JobRequest":
+        if self.run_at is not None and self.delay_seconds is not None:
+            raise ValueError("run_at and delay_seconds exclude each other")
+        if self.expires_at is not None and self.ttl_seconds is not None:
+            raise ValueError("expires_at and ttl_seconds exclude each other")
+        return self
+
+
+class JobPatch(BaseModel):
+    """What may change while a job waits. A member that is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"priority": "urgent", "tags": ["late"]}]}
+    )
+
+    priority: Priority | None = None
+    run_at: Time | None = Field(None, description="null: as soon as possible.")
+    payload: JsonObject | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
+    expires_at: Time | None = Field(None, description="null: never.")
+
+    @model_validator(mode="after")
+    def _something(self) -> "JobPatch":
+        if not self.model_fields_set:
+            raise ValueError("names nothing to change")
+        for name in ("priority", "payload", "tags", "metadata"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{name} must not be null")
+        return self
+
+
+class ErrorView(BaseModel):
+    """Why an attempt failed."""
+
+    type: str
+    message: str
+    retryable: bool
+
+
+class ProgressView(BaseModel):
+    """What the handler said of its progress."""
+
+    percent: float
+    message: str | None = None
+
+
+class JobLinks(BaseModel):
+    """Where to go on from here."""
+
+    self: str
+    logs: str
+    attempts: str
+    events: str
+
+
+class JobView(BaseModel):
+    """A job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a",
+                    "type": "echo",
+                    "state": "completed",
+                    "attempt": 1,
+                    "payload": {"text": "hello"},
+                    "result": {"text": "hello"},
+                    "queue": "default",
+                    "priority": "medium",
+                }
+            ]
+        }
+    )
+
+    id: UUID
+    type: str
+    state: JobState
+    attempt: int = Field(description="The number of the latest attempt; 0: none has begun.")
+    payload: dict[str, Any]
+    queue: str
+    priority: Priority
+    run_at: ShownTime
+    expires_at: ShownTime | None
+    timeout_seconds: float | None
+    max_attempts: int
+    unique_key: str | None
+    depends_on: list[UUID]
+    tags: list[str]
+    metadata: dict[str, Any]
+    name: str | None
+    description: str | None
+    result: Any = None
+    error: ErrorView | None
+    progress: ProgressView | None
+    cancel_requested: bool
+    created_at: ShownTime
+    updated_at: ShownTime
+    started_at: ShownTime | None = Field(description="When the latest attempt began.")
+    finished_at: ShownTime | None
+    deduplicated: bool = Field(
+        False, description="On a submission: a live job had this unique_key already; this is it."
+    )
+    links: JobLinks
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: list[JobView]
+    next_cursor: str | None
+    has_more: bool
+
+
+class JobStats(BaseModel):
+    """Counts of jobs."""
+
+    total: int
+    by_state: dict[JobState, int]
+    by_queue: dict[str, dict[JobState, int]] | None = None
+    by_type: dict[str, dict[JobState, int]] | None = None
+
+
+class AttemptView(BaseModel):
+    """One run of a job."""
+
+    number: int
+    outcome: str = Field(description="running, completed, retryable, failed, cancelled or lost.")
+    worker_id: UUID | None
+    started_at: ShownTime
+    finished_at: ShownTime | None
+    duration_seconds: float | None
+    error: ErrorView | None
+
+
+class AttemptList(BaseModel):
+    """A job's attempts, in their order."""
+
+    items: list[AttemptView]
+
+
+class EventView(BaseModel):
+    """One transition of a job."""
+
+    event: JobEvent
+    source: JobState | None
+    target: JobState
+    attempt: int
+    worker_id: UUID | None
+    detail: dict[str, Any] | None
+    at: ShownTime
+
+
+class EventList(BaseModel):
+    """A job's history, in its order."""
+
+    items: list[EventView]
+
+
+class WorkerView(BaseModel):
+    """A consumer process."""
+
+    id: UUID
+    host: str
+    pid: int
+    version: str
+    state: WorkerState
+    alive: bool = Field(description="Whether its last heartbeat is recent and it has not stopped.")
+    queues: list[str]
+    job_types: list[str]
+    concurrency: int
+    running: list[UUID] = Field(description="The jobs it runs now.")
+    started_at: ShownTime
+    heartbeat_at: ShownTime
+
+
+class WorkerList(BaseModel):
+    """The consumers of the last day, newest first."""
+
+    items: list[WorkerView]
+
+
+class JobTypeView(BaseModel):
+    """A kind of job that a consumer has registered."""
+
+    name: str
+    payload_schema: dict[str, Any]
+    queue: str
+    max_attempts: int
+    timeout_seconds: float | None
+    description: str | None
+    workers: int = Field(description="How many live consumers run it.")
+    registered_at: ShownTime
+    updated_at: ShownTime
+
+
+class JobTypeList(BaseModel):
+    """Every job type that was ever registered, by name."""
+
+    items: list[JobTypeView]

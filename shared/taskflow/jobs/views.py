@@ -1,0 +1,98 @@
+"""From rows to the public models."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from taskflow.jobs.new_job import NewJob, Submission
+from taskflow.jobs.schemas import ErrorView, JobLinks, JobView, ProgressView
+
+
+def job_links(job_id: UUID) -> JobLinks:
+    """Where a job's parts are read."""
+    job = f"/api/v1/jobs/{job_id}"
+    return JobLinks(
+        self=job,
+        logs=f"/api/v1/logs/{job_id}",
+        attempts=f"{job}/attempts",
+        events=f"{job}/events",
+    )
+
+
+def job_view(row: Mapping[str, Any], *, deduplicated: bool = False) -> JobView:
+    """A row of `jobs` as clients see it."""
+    percent = row["progress_percent"]
+    return JobView(
+        id=row["id"],
+        type=row["type"],
+        state=row["state"],
+        attempt=row["attempt"],
+        payload=row["payload"],
+        queue=row["queue"],
+        priority=row["priority"],
+        run_at=row["run_at"],
+        expires_at=row["expires_at"],
+        timeout_seconds=row["timeout_seconds"],
+        max_attempts=row["max_attempts"],
+        unique_key=row["unique_key"],
+        depends_on=row["depends_on"],
+        tags=row["tags"],
+        metadata=row["metadata"],
+        name=row["name"],
+        description=row["description"],
+        result=row["result"],
+        error=row["error"] and ErrorView(**row["error"]),
+        progress=None
+        if percent is None
+        else ProgressView(percent=percent, message=row["progress_message"]),
+        cancel_requested=row["cancel_requested"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        deduplicated=deduplicated,
+        links=job_links(row["id"]),
+    )
+
+
+def accepted_view(job: NewJob, submission: Submission) -> JobView:
+    """The answer to a submission, from what was asked and what the commit said.
+
+    A replay of the same request gives the same answer, whatever the job has done since.
+    """
+    created_at = submission.created_at
+    run_at = (
+        submission.run_at or job.run_at or created_at + timedelta(seconds=job.delay_seconds or 0)
+    )
+    expires_at = submission.expires_at or job.expires_at
+    if expires_at is None and job.ttl_seconds is not None:
+        expires_at = created_at + timedelta(seconds=job.ttl_seconds)
+    return JobView(
+        id=submission.job_id,
+        type=job.type,
+        state=submission.state,
+        attempt=0,
+        payload=job.payload,
+        queue=job.queue,
+        priority=job.priority,
+        run_at=run_at,
+        expires_at=expires_at,
+        timeout_seconds=job.timeout_seconds,
+        max_attempts=job.max_attempts,
+        unique_key=job.unique_key,
+        depends_on=list(job.depends_on),
+        tags=list(job.tags),
+        metadata=job.metadata or {},
+        name=job.name,
+        description=job.description,
+        result=None,
+        error=None,
+        progress=None,
+        cancel_requested=False,
+        created_at=created_at,
+        updated_at=created_at,
+        started_at=None,
+        finished_at=None,
+        links=job_links(submission.job_id),
+    )

@@ -1,0 +1,194 @@
+"""Every setting, by process. Read once, in a process's `__main__`, and passed on from there."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from taskflow.errors import ConfigurationError
+
+PREFIX = "TASKFLOW_"
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+class Settings(BaseSettings):
+    """What every process reads: the log's form."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+    )
+
+    log_level: str = "INFO"
+    log_format: str = "json"
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @field_validator("log_format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        if value not in {"json", "console"}:
+            raise ValueError("must be json or console")
+        return value
+
+
+class DatabaseSettings(Settings):
+    """How to reach PostgreSQL, and how long to wait for it."""
+
+    database_url: SecretStr
+    database_pool_size: int = Field(10, ge=1, le=200)
+    database_statement_timeout_seconds: Seconds = 10.0
+    database_acquire_timeout_seconds: Seconds = 5.0
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, value: SecretStr) -> SecretStr:
+        if not re.match(r"postgres(ql)?://", value.get_secret_value()):
+            raise ValueError("must begin with postgresql://")
+        return value
+
+
+class BrokerSettings(Settings):
+    """How to reach RabbitMQ."""
+
+    amqp_url: SecretStr
+    amqp_publish_timeout_seconds: Seconds = 10.0
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _amqp(cls, value: SecretStr) -> SecretStr:
+        if not re.match(r"amqps?://", value.get_secret_value()):
+            raise ValueError("must begin with amqp:// or amqps://")
+        return value
+
+
+class ObjectStoreSettings(Settings):
+    """How to reach the object store (any S3)."""
+
+    s3_endpoint: str
+    s3_access_key: SecretStr
+    s3_secret_key: SecretStr
+    s3_bucket: str = "taskflow"
+    s3_region: str = "us-east-1"
+    s3_timeout_seconds: Seconds = 10.0
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^/\s]+/?", value):
+            raise ValueError("must be http://host:port or https://host:port")
+        return value.rstrip("/")
+
+
+class MigrationSettings(DatabaseSettings):
+    """What a migration needs."""
+
+
+class ApiSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
+    """What the API needs."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=1, le=65_535)
+    api_key: SecretStr = Field(min_length=16)
+    redis_url: SecretStr
+    max_body_bytes: int = Field(256 * 1024, ge=1024)
+    submission_batch_size: int = Field(200, ge=1, le=1000)
+    worker_lost_after_seconds: Seconds = 30.0
+
+
+class LeaseSettings(Settings):
+    """The rhythm by which a running job proves that it is alive."""
+
+    lease_seconds: Seconds = 15.0
+    heartbeat_seconds: Seconds = 5.0
+
+    @model_validator(mode="after")
+    def _several_beats_per_lease(self) -> "LeaseSettings":
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "TASKFLOW_LEASE_SECONDS must be at least twice TASKFLOW_HEARTBEAT_SECONDS,"
+                " or one late beat loses the job"
+            )
+        return self
+
+
+class ConsumerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings):
+    """What a consumer needs."""
+
+    handlers: CommaSeparated = ()
+    queues: CommaSeparated = ()
+    concurrency: int = Field(10, ge=1, le=10_000)
+    shutdown_grace_seconds: float = Field(30.0, ge=0, le=86_400)
+    result_inline_bytes: int = Field(64 * 1024, ge=0)
+    result_max_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    log_flush_seconds: Seconds = 2.0
+    log_attempt_max_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    log_buffer_max_bytes: int = Field(128 * 1024 * 1024, ge=1024)
+
+    @field_validator("handlers", "queues", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _queue_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not QUEUE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a queue name (1-64 of A-Z a-z 0-9 _ -)")
+        return value
+
+
+class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings):
+    """What a scheduler needs."""
+
+    scheduler_tick_seconds: Seconds = 1.0
+    pointer_lost_after_seconds: Seconds = 45.0
+    worker_lost_after_seconds: Seconds = 30.0
+
+
+def load_settings(settings_type: type[SettingsType]) -> SettingsType:
+    """Read the environment and `.env`.
+
+    Raises:
+        ConfigurationError: one line for each setting that is missing or malformed.
+    """
+    env_file = Path(".env")
+    try:
+        return settings_type()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False):
+            where = problem["loc"]
+            name = PREFIX + str(where[0]).upper() if where else "settings"
+            detail = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "missing":
+                hint = "" if env_file.exists() else " (there is no .env here; 'make up' writes one)"
+                detail = f"is not set{hint}"
+            lines.append(f"{name}: {detail}")
+        raise ConfigurationError("; ".join(lines)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{env_file} is not UTF-8 text") from None
+
+
+def exit_with(error: Exception) -> NoReturn:
+    """End the process at start with one line that says why."""
+    sys.exit(f"taskflow: {error}")
