@@ -1,0 +1,56 @@
+"""Alembic's entry: one history for the one database, run by `make migrate`."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+from taskflow.db.engine import sqlalchemy_url
+from taskflow.db.models import metadata
+from taskflow.errors import ConfigurationError
+from taskflow.settings import MigrationSettings, exit_with, load_settings
+
+LOCK_ID = 7_083_912_114_001  # arbitrary; two migrating processes take turns
+
+
+def next_revision(context_: object, revision: object, directives: list[object]) -> None:
+    """Number revisions 0001, 0002, ... so that they compare as text."""
+    del context_, revision
+    for directive in directives:
+        heads = context.script.get_heads()
+        number = int(heads[0]) + 1 if heads else 1
+        directive.rev_id = f"{number:04d}"  # type: ignore[attr-defined]
+
+
+def run(connection: Connection) -> None:
+    """Run the migrations on a connection, one process at a time."""
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        compare_server_default=True,
+        transaction_per_migration=True,
+        process_revision_directives=next_revision,
+    )
+    connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK_ID})")
+    connection.commit()
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    finally:
+        connection.exec_driver_sql(f"SELECT pg_advisory_unlock({LOCK_ID})")
+        connection.commit()
+
+
+async def migrate(settings: MigrationSettings) -> None:
+    """Connect as the settings say, and run."""
+    url = sqlalchemy_url(settings.database_url.get_secret_value())
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+
+try:
+    asyncio.run(migrate(load_settings(MigrationSettings)))
+except (ConfigurationError, OSError) as error:
+    exit_with(error)

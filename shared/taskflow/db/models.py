@@ -1,0 +1,237 @@
+"""The tables. Migrations are generated from here, and reads are composed from here."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Enum,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from taskflow.jobs.states import (
+    DISPATCHABLE,
+    TERMINAL,
+    WAITING,
+    JobEvent,
+    JobState,
+    Priority,
+)
+from taskflow.jobs.worker_state import WorkerState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _pg_enum(enum: type[JobState | JobEvent | Priority | WorkerState], name: str) -> Enum:
+    return Enum(enum, name=name, values_callable=lambda members: [str(m) for m in members])
+
+
+def _in_states(states: frozenset[JobState]) -> str:
+    """An index predicate; sorted, so that autogeneration sees no change between runs."""
+    return "state IN ({})".format(", ".join(f"'{state}'" for state in sorted(states)))
+
+
+_job_state = _pg_enum(JobState, "job_state")
+_timestamp = DateTime(timezone=True)
+
+# No foreign keys between the hot tables: they cost a seventh of the throughput (docs/decisions),
+# and nothing but `commands.delete` ever removes a job.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("priority", _pg_enum(Priority, "job_priority"), nullable=False),
+    Column("state", _job_state, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("name", Text),
+    Column("description", Text),
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("unique_key", Text),
+    Column("depends_on", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    # Lets `finish` take the cheap path for the many jobs that nothing waits for.
+    Column("has_dependents", Boolean, nullable=False, server_default=text("false")),
+    Column("run_at", _timestamp, nullable=False),
+    Column("expires_at", _timestamp),
+    Column("timeout_seconds", Double),
+    Column("max_attempts", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    # The number of the last attempt that may run: a retry by hand raises it by max_attempts.
+    Column("attempt_limit", Integer, nullable=False),
+    Column("worker_id", UUID(as_uuid=True)),
+    Column("claim_token", UUID(as_uuid=True)),
+    Column("lease_expires_at", _timestamp),
+    # When the pointer in the broker was published; NULL: there is none, the scheduler sends one.
+    Column("pointer_at", _timestamp),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("result", JSONB),
+    Column("result_object", Text),
+    Column("error", JSONB),
+    Column("progress_percent", Double),
+    Column("progress_message", Text),
+    Column("checkpoint", JSONB),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("updated_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("started_at", _timestamp),
+    Column("finished_at", _timestamp),
+    Index("ix_jobs_newest", "tenant_id", "created_at", "id"),
+    Index(
+        "ix_jobs_ended_badly",
+        "tenant_id",
+        "state",
+        "created_at",
+        "id",
+        postgresql_where=text(_in_states(TERMINAL - {JobState.COMPLETED})),
+    ),
+    Index(
+        "ix_jobs_undispatched",
+        "run_at",
+        postgresql_where=text(
+            f"pointer_at IS NULL AND {_in_states(DISPATCHABLE | {JobState.SCHEDULED})}"
+        ),
+    ),
+    Index(
+        "ix_jobs_lane",
+        "queue",
+        "priority",
+        "pointer_at",
+        postgresql_where=text(_in_states(DISPATCHABLE)),
+    ),
+    Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    Index("ix_jobs_worker", "worker_id", postgresql_where=text("state = 'running'")),
+    Index(
+        "ix_jobs_expiry",
+        "expires_at",
+        postgresql_where=text(f"expires_at IS NOT NULL AND {_in_states(WAITING)}"),
+    ),
+    Index(
+        "ix_jobs_blocked_on",
+        "depends_on",
+        postgresql_using="gin",
+        postgresql_where=text("state = 'blocked'"),
+    ),
+    Index(
+        "uq_jobs_unique_key",
+        "tenant_id",
+        "unique_key",
+        unique=True,
+        postgresql_where=text(
+            f"unique_key IS NOT NULL AND {_in_states(frozenset(JobState) - TERMINAL)}"
+        ),
+    ),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("event", _pg_enum(JobEvent, "job_event"), nullable=False),
+    Column("source", _job_state),
+    Column("target", _job_state, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker_id", UUID(as_uuid=True)),
+    Column("detail", JSONB),
+    Column("at", _timestamp, nullable=False, server_default=func.clock_timestamp()),
+    Index("ix_job_events_job", "job_id", "id"),
+)
+
+# A row is written when its attempt ends; the running one is read from `jobs`.
+job_attempts = Table(
+    "job_attempts",
+    metadata,
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("worker_id", UUID(as_uuid=True)),
+    Column("outcome", Text, nullable=False),
+    Column("error", JSONB),
+    Column("started_at", _timestamp, nullable=False),
+    Column("finished_at", _timestamp, nullable=False),
+    PrimaryKeyConstraint("job_id", "number"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    # What the first answer said, for its replays.
+    Column("state", _job_state, nullable=False),
+    Column("deduplicated", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("tenant_id", "path", "key"),
+    Index("ix_idempotency_keys_age", "created_at"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("state", _pg_enum(WorkerState, "worker_state"), nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("job_types", ARRAY(Text), nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    # Per lane ("queue.priority"), the newest pointer_at that this worker has claimed.
+    Column("watermarks", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("started_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("heartbeat_at", _timestamp, nullable=False, server_default=func.now()),
+)
+
+job_types = Table(
+    "job_types",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("schema", JSONB, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_seconds", Double),
+    Column("description", Text),
+    Column("registered_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("updated_at", _timestamp, nullable=False, server_default=func.now()),
+)
+
+# A stretch of an object that holds one attempt's lines. An object may hold many jobs' lines.
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("object_key", Text, nullable=False),
+    Column("byte_offset", BigInteger, nullable=False),
+    Column("byte_length", BigInteger, nullable=False),
+    Column("line_count", Integer, nullable=False),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Index("ix_log_chunks_job", "job_id", "id"),
+    UniqueConstraint("object_key", "byte_offset"),
+)

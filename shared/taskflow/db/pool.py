@@ -1,0 +1,97 @@
+"""The asyncpg pool that the writes go through, and which of its errors mean "try again"."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from taskflow.errors import ServiceUnavailable
+
+TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InsufficientResourcesError,
+)
+"""Errors after which the same statement with the same ids may be sent again: all writes of ours
+are idempotent. A commit whose answer was lost is among them."""
+
+Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+
+class Database:
+    """A pool whose every wait is bounded; born in `main` or lifespan, closed there."""
+
+    def __init__(self, pool: asyncpg.Pool, acquire_timeout_seconds: float) -> None:
+        self._pool = pool
+        self._acquire_timeout = acquire_timeout_seconds
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection in autocommit.
+
+        Raises:
+            ServiceUnavailable: none is free in time, or the server can't be reached.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+        except TRANSIENT_ERRORS as error:
+            raise ServiceUnavailable("PostgreSQL", _said(error)) from error
+        try:
+            yield connection
+        finally:
+            # A cancelled request must not take its connection along.
+            await asyncio.shield(self._pool.release(connection, timeout=self._acquire_timeout))
+
+    async def close(self) -> None:
+        """Close every connection, within the waiting time."""
+        try:
+            await asyncio.wait_for(self._pool.close(), self._acquire_timeout)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def open_database(
+    database_url: str,
+    *,
+    application_name: str,
+    pool_size: int,
+    statement_timeout_seconds: float,
+    acquire_timeout_seconds: float,
+) -> Database:
+    """A pool that connects when it is first asked, so that a process can start without it."""
+    pool = asyncpg.create_pool(
+        database_url,
+        min_size=0,
+        max_size=pool_size,
+        timeout=acquire_timeout_seconds,
+        # The server's own limit comes first; this one is for a server that is frozen.
+        command_timeout=statement_timeout_seconds + 1,
+        max_inactive_connection_lifetime=60,
+        server_settings={
+            "application_name": application_name,
+            "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+        },
+        reset=_keep_session,
+    )
+    await pool
+    return Database(pool, acquire_timeout_seconds)
+
+
+async def _keep_session(connection: Connection) -> None:
+    """Nothing of ours leaves state in a session, so the reset query is a round trip for nothing."""
+    del connection

@@ -1,0 +1,20 @@
+"""Whether the database has the migrations that this code needs."""
+
+from taskflow.db.pool import Connection
+from taskflow.errors import SchemaBehind
+
+SCHEMA_REVISION = "0001"
+"""The newest migration; revisions are zero-padded numbers, so they compare as text."""
+
+
+async def check_schema(connection: Connection) -> None:
+    """Pass when the database is at this code's revision or a later one.
+
+    Raises:
+        SchemaBehind: migrations are missing.
+    """
+    # A database ahead of the code is what a rolling upgrade looks like from the old side.
+    table = await connection.fetchval("SELECT to_regclass('alembic_version')")
+    found = table and await connection.fetchval("SELECT version_num FROM alembic_version")
+    if found is None or found < SCHEMA_REVISION:
+        raise SchemaBehind(found, SCHEMA_REVISION)

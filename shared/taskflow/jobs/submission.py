@@ -1,0 +1,319 @@
+"""Submitting jobs, many in one statement: job, idempotency key and event, all or nothing.
+
+Ids come from this side, so a batch whose answer was lost is sent again as it was and makes no
+job twice. Equal keys meet in the primary key of `idempotency_keys`: the later one waits for the
+earlier one's commit and then reads whose it is.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from taskflow.db.pool import Connection
+from taskflow.errors import (
+    IdempotencyKeyReused,
+    InvalidContent,
+    ParentNotFound,
+    TaskFlowError,
+)
+from taskflow.jobs.guards import state_list
+from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.states import TERMINAL, JobState
+
+KEY_LIFETIME = "interval '24 hours'"
+
+
+Answer = Submission | TaskFlowError
+
+_INPUT_COLUMNS = """
+    id uuid, tenant_id uuid, type text, queue text, priority job_priority, payload jsonb,
+    name text, description text, tags text[], metadata jsonb, unique_key text, depends_on uuid[],
+    run_at timestamptz, delay_seconds float8, expires_at timestamptz, ttl_seconds float8,
+    timeout_seconds float8, max_attempts int, path text, key text, fingerprint text,
+    blocked boolean"""
+
+_SUBMIT = f"""
+WITH input AS (
+    SELECT *,
+           coalesce(run_at, now() + make_interval(secs => delay_seconds), now()) AS due_at,
+           coalesce(expires_at, now() + make_interval(secs => ttl_seconds)) AS ends_at
+    FROM json_to_recordset($1::json) AS input ({_INPUT_COLUMNS})
+), placed AS (
+    SELECT *, CASE WHEN blocked THEN 'blocked'
+                   WHEN due_at > now() THEN 'scheduled'
+                   ELSE 'queued' END::job_state AS state
+    FROM input
+), keys AS (
+    INSERT INTO idempotency_keys AS known (tenant_id, path, key, fingerprint, job_id, state)
+    SELECT tenant_id, path, key, decode(fingerprint, 'hex'), id, state
+    FROM placed WHERE key IS NOT NULL ORDER BY tenant_id, path, key
+    ON CONFLICT (tenant_id, path, key) DO UPDATE
+    SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, state = excluded.state,
+        deduplicated = false, created_at = excluded.created_at
+    WHERE known.created_at < now() - {KEY_LIFETIME}
+    RETURNING job_id
+), accepted AS (
+    INSERT INTO jobs
+        (id, tenant_id, type, queue, priority, state, payload, name, description, tags, metadata,
+         unique_key, depends_on, run_at, expires_at, timeout_seconds, max_attempts,
+         attempt_limit, pointer_at)
+    SELECT id, tenant_id, type, queue, priority, state, payload, name, description, tags,
+           metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds, max_attempts,
+           max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
+    FROM placed
+    WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at
+), history AS (
+    INSERT INTO job_events (job_id, tenant_id, event, target, attempt)
+    SELECT id, tenant_id, 'submit', state, 0 FROM accepted
+)
+SELECT * FROM accepted
+"""
+
+_FIND = f"""
+SELECT input.id AS own_id, jobs.id, jobs.state, jobs.created_at, jobs.run_at, jobs.expires_at,
+       jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
+       known.state AS key_state, known.deduplicated, known.created_at AS key_created_at
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
+LEFT JOIN idempotency_keys AS known
+  ON known.tenant_id = input.tenant_id AND known.path = input.path AND known.key = input.key
+ AND known.created_at >= now() - {KEY_LIFETIME}
+LEFT JOIN jobs ON jobs.id = input.id
+"""
+
+
+async def submit(
+    connection: Connection, new_jobs: Sequence[NewJob], *, with_pointers: bool
+) -> list[Answer]:
+    """Insert jobs: an answer for each, in their order; a refusal is an answer too.
+
+    `with_pointers`: the caller publishes what comes back with a `pointer_at`; else the scheduler
+    is left to do it. Jobs that `needs_own_transaction` go through `submit_alone` instead.
+
+    Raises:
+        Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
+    """
+    answers: dict[UUID, Answer] = {}
+    pending = list(new_jobs)
+    while pending:
+        batch = _first_of_each_key(pending)
+        answers |= await _insert(connection, batch, with_pointers=with_pointers)
+        # Not answered: the key belongs to another request, or the answer to our commit was lost.
+        unanswered = [job for job in pending if job.id not in answers]
+        answers |= await _find(connection, unanswered)
+        # Still not: the key's first request was refused, so that the next one takes its place.
+        pending = [job for job in unanswered if job.id not in answers]
+    return [answers[job.id] for job in new_jobs]
+
+
+def _first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
+    """One statement can't meet its own rows in a conflict, so equal keys go one by one."""
+    seen: set[tuple[UUID, str, str]] = set()
+    firsts = []
+    for job in jobs:
+        if job.idempotency is not None:
+            name = (job.tenant_id, job.idempotency.path, job.idempotency.key)
+            if name in seen:
+                continue
+            seen.add(name)
+        firsts.append(job)
+    return firsts
+
+
+async def _insert(
+    connection: Connection, batch: Sequence[NewJob], *, with_pointers: bool
+) -> dict[UUID, Answer]:
+    """The hot statement; a row that PostgreSQL refuses is found by halving and refused alone."""
+    try:
+        rows = await connection.fetch(_SUBMIT, _as_json(batch), with_pointers)
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+        if len(batch) == 1:
+            return {batch[0].id: _refused(error)}
+        middle = len(batch) // 2
+        first = await _insert(connection, batch[:middle], with_pointers=with_pointers)
+        return first | await _insert(connection, batch[middle:], with_pointers=with_pointers)
+    return {row["id"]: _accepted(row) for row in rows}
+
+
+async def _find(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
+    if not jobs:
+        return {}
+    rows = await connection.fetch(
+        _FIND,
+        [job.id for job in jobs],
+        [job.tenant_id for job in jobs],
+        [job.idempotency and job.idempotency.path for job in jobs],
+        [job.idempotency and job.idempotency.key for job in jobs],
+    )
+    by_id = {row["own_id"]: row for row in rows}
+    found = ((job.id, _answer_from_key(job, by_id[job.id])) for job in jobs)
+    return {job_id: answer for job_id, answer in found if answer is not None}
+
+
+def _answer_from_key(job: NewJob, row: Any) -> Answer | None:
+    if row["id"] is not None:
+        return _accepted(row)
+    if row["key_job_id"] is None or job.idempotency is None:
+        return None
+    if row["fingerprint"] != job.idempotency.fingerprint:
+        return IdempotencyKeyReused(
+            f"The Idempotency-Key {job.idempotency.key!r} was used for another request body."
+        )
+    kind = SubmissionKind.REPLAYED_DEDUPLICATED if row["deduplicated"] else SubmissionKind.REPLAYED
+    state = JobState(row["key_state"])
+    return Submission(kind, row["key_job_id"], state, row["key_created_at"])
+
+
+def _accepted(row: Any) -> Submission:
+    return Submission(
+        SubmissionKind.ACCEPTED,
+        row["id"],
+        JobState(row["state"]),
+        row["created_at"],
+        run_at=row["run_at"],
+        expires_at=row["expires_at"],
+        pointer_at=row["pointer_at"],
+    )
+
+
+def _refused(error: asyncpg.PostgresError) -> InvalidContent:
+    return InvalidContent("PostgreSQL can't store this job.", [("", str(error))])
+
+
+_LIVE_TWIN = f"""
+SELECT id, state, created_at, run_at, expires_at, NULL AS pointer_at FROM jobs
+WHERE tenant_id = $1 AND unique_key = $2 AND state NOT IN {state_list(TERMINAL)}
+"""
+
+# The parents' rows stay locked until the child is committed, so none of them ends unseen.
+_LOCK_PARENTS = """
+SELECT id, state FROM jobs WHERE tenant_id = $1 AND id = ANY($2::uuid[]) ORDER BY id FOR UPDATE
+"""
+
+_REMEMBER_TWIN = f"""
+INSERT INTO idempotency_keys AS known
+    (tenant_id, path, key, fingerprint, job_id, state, deduplicated)
+VALUES ($1, $2, $3, $4, $5, $6, true)
+ON CONFLICT (tenant_id, path, key) DO UPDATE
+SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, state = excluded.state,
+    deduplicated = true, created_at = excluded.created_at
+WHERE known.created_at < now() - {KEY_LIFETIME}
+"""
+
+
+async def submit_alone(connection: Connection, job: NewJob, *, with_pointers: bool) -> Answer:
+    """Insert a job that has a `unique_key` or waits for others, in a transaction of its own.
+
+    Raises:
+        Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
+    """
+    # A twin that ends between the conflict and the look at it leaves nothing to return: again.
+    while True:
+        try:
+            async with connection.transaction():
+                return await _submit_alone(connection, job, with_pointers=with_pointers)
+        except asyncpg.UniqueViolationError:
+            async with connection.transaction():
+                twin = await _answer_with_twin(connection, job)
+            if twin is not None:
+                return twin
+        except asyncpg.DataError as error:
+            return _refused(error)
+
+
+async def _submit_alone(connection: Connection, job: NewJob, *, with_pointers: bool) -> Answer:
+    known = (await _find(connection, [job])).get(job.id)
+    if known is not None:
+        return known
+    twin = await _answer_with_twin(connection, job)
+    if twin is not None:
+        return twin
+    blocked = False
+    if job.depends_on:
+        rows = await connection.fetch(_LOCK_PARENTS, job.tenant_id, sorted(set(job.depends_on)))
+        states = {row["id"]: JobState(row["state"]) for row in rows}
+        refusal = _parent_refusal(job, states)
+        if refusal is not None:
+            return refusal
+        blocked = any(state is not JobState.COMPLETED for state in states.values())
+        await connection.execute(
+            "UPDATE jobs SET has_dependents = true WHERE id = ANY($1::uuid[])"
+            " AND NOT has_dependents",
+            list(states),
+        )
+    rows = await connection.fetch(_SUBMIT, _as_json([job], blocked=blocked), with_pointers)
+    if rows:
+        return _accepted(rows[0])
+    # Another request with this key has committed since the first look.
+    return (await _find(connection, [job]))[job.id]
+
+
+def _parent_refusal(job: NewJob, states: dict[UUID, JobState]) -> InvalidContent | None:
+    missing = [(i, parent) for i, parent in enumerate(job.depends_on) if parent not in states]
+    if missing:
+        return ParentNotFound(missing)
+    bad = TERMINAL - {JobState.COMPLETED}
+    problems = [
+        (f"/depends_on/{i}", f"The job {parent} has {states[parent]} already.")
+        for i, parent in enumerate(job.depends_on)
+        if states[parent] in bad
+    ]
+    if problems:
+        return InvalidContent("depends_on names jobs that will not complete.", problems)
+    return None
+
+
+async def _answer_with_twin(connection: Connection, job: NewJob) -> Submission | None:
+    if job.unique_key is None:
+        return None
+    twin = await connection.fetchrow(_LIVE_TWIN, job.tenant_id, job.unique_key)
+    if twin is None:
+        return None
+    if job.idempotency is not None:
+        await connection.execute(
+            _REMEMBER_TWIN,
+            job.tenant_id,
+            job.idempotency.path,
+            job.idempotency.key,
+            job.idempotency.fingerprint,
+            twin["id"],
+            twin["state"],
+        )
+    state = JobState(twin["state"])
+    return Submission(SubmissionKind.DEDUPLICATED, twin["id"], state, twin["created_at"])
+
+
+def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:
+    return json.dumps([_row(job, blocked=blocked) for job in jobs])
+
+
+def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
+    key = job.idempotency
+    return {
+        "id": str(job.id),
+        "tenant_id": str(job.tenant_id),
+        "type": job.type,
+        "queue": job.queue,
+        "priority": job.priority,
+        "payload": job.payload,
+        "name": job.name,
+        "description": job.description,
+        "tags": list(job.tags),
+        "metadata": job.metadata or {},
+        "unique_key": job.unique_key,
+        "depends_on": [str(parent) for parent in job.depends_on],
+        "run_at": job.run_at and job.run_at.isoformat(),
+        "delay_seconds": job.delay_seconds,
+        "expires_at": job.expires_at and job.expires_at.isoformat(),
+        "ttl_seconds": job.ttl_seconds,
+        "timeout_seconds": job.timeout_seconds,
+        "max_attempts": job.max_attempts,
+        "path": key and key.path,
+        "key": key and key.key,
+        "fingerprint": key and key.fingerprint.hex(),
+        "blocked": blocked,
+    }

@@ -1,0 +1,233 @@
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import aio_pika
+import asyncpg
+import pytest
+from taskflow.broker import topology
+from taskflow.broker.connection import Broker
+from taskflow.broker.message import Pointer, decode
+from taskflow.broker.publisher import Publisher
+from taskflow.db.pool import Database, open_database
+from taskflow.errors import PublishFailed, ServiceUnavailable
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.states import Priority
+from taskflow.relay import Burial, Dispatch, Relay
+from taskflow_testing.jobs import Jobs
+from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.waiting import eventually
+from uuid_utils.compat import uuid7
+
+pytestmark = pytest.mark.broker
+
+LANE = Lane("default", Priority.MEDIUM)
+NOWHERE = "amqp://guest:guest@127.0.0.1:1/taskflow"
+
+
+@pytest.fixture
+async def broker(amqp_url: str) -> AsyncIterator[Broker]:
+    broker = Broker(amqp_url, name="test")
+    broker.start()
+    await asyncio.wait_for(broker.wait_connected(), 20)
+    async with broker.short_channel() as channel:
+        for queue in (topology.lane_queue(LANE), topology.DEAD_QUEUE, topology.UNROUTED_QUEUE):
+            await channel.queue_delete(queue)
+        await topology.declare(channel)
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+def publisher(broker: Broker) -> Publisher:
+    return Publisher(broker, timeout_seconds=5)
+
+
+@pytest.fixture
+async def database(clean_database: str) -> AsyncIterator[Database]:
+    database = await open_database(
+        clean_database,
+        application_name="test",
+        pool_size=2,
+        statement_timeout_seconds=5,
+        acquire_timeout_seconds=5,
+    )
+    yield database
+    await database.close()
+
+
+def pointer(lane: Lane = LANE) -> Pointer:
+    return Pointer(uuid7(), lane, "echo", datetime.now(UTC))
+
+
+async def arrival(
+    broker: Broker, queue_name: str, timeout: float = 10
+) -> aio_pika.abc.AbstractIncomingMessage:
+    async with broker.short_channel() as channel:
+        queue = await channel.get_queue(queue_name)
+
+        async def take() -> aio_pika.abc.AbstractIncomingMessage | None:
+            message = await queue.get(fail=False)
+            if message is not None:
+                await message.ack()
+            return message
+
+        return await eventually(take, timeout=timeout)
+
+
+async def test_declaring_again_changes_nothing(broker: Broker) -> None:
+    async with broker.short_channel() as channel:
+        for _ in range(2):
+            await topology.declare(channel)
+            await topology.declare_lane(channel, LANE)
+
+
+async def test_a_pointer_arrives_persistent_in_its_lane(
+    broker: Broker, publisher: Publisher
+) -> None:
+    sent = pointer()
+    await publisher.publish(sent)
+
+    message = await arrival(broker, "jobs.default.medium")
+
+    received = decode(message.body, message.headers)
+    assert received.job_id == sent.job_id
+    assert received.pointer_at is not None
+    assert abs((received.pointer_at - sent.pointer_at).total_seconds()) < 0.001
+    assert message.type == "echo"
+    assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+
+
+async def test_the_ladder_brings_a_pointer_to_its_lane_after_its_rung(
+    broker: Broker, publisher: Publisher
+) -> None:
+    sent = pointer()
+    begun = asyncio.get_running_loop().time()
+    await publisher.publish_later(sent, 1.5)
+
+    message = await arrival(broker, "jobs.default.medium")
+
+    assert asyncio.get_running_loop().time() - begun >= 0.9
+    assert decode(message.body, message.headers).job_id == sent.job_id
+
+
+async def test_a_pointer_whose_lane_is_gone_is_kept_among_the_unrouted(
+    broker: Broker, publisher: Publisher
+) -> None:
+    await publisher.publish(pointer())
+    async with broker.short_channel() as channel:
+        await channel.queue_delete("jobs.default.medium")
+    lost = pointer()
+    await publisher.publish(lost)
+
+    message = await arrival(broker, topology.UNROUTED_QUEUE)
+
+    assert message.routing_key == LANE.key
+    assert decode(message.body, message.headers).job_id == lost.job_id
+    publisher.forget_lanes()
+    found = pointer()
+    await publisher.publish(found)
+    message = await arrival(broker, "jobs.default.medium")
+    assert decode(message.body, message.headers).job_id == found.job_id
+
+
+async def test_many_pointers_are_in_flight_at_once(broker: Broker, publisher: Publisher) -> None:
+    sent = [pointer() for _ in range(500)]
+    await asyncio.gather(*(publisher.publish(one) for one in sent))
+
+    async def depth() -> bool:
+        async with broker.short_channel() as channel:
+            queue = await channel.declare_queue("jobs.default.medium", passive=True)
+            return queue.declaration_result.message_count == len(sent)
+
+    await eventually(depth)
+
+
+async def test_without_a_broker_publishing_fails_at_once() -> None:
+    broker = Broker(NOWHERE, name="test")
+    broker.start()
+    publisher = Publisher(broker, timeout_seconds=5)
+    with pytest.raises(PublishFailed, match="no connection"):
+        await asyncio.wait_for(publisher.publish(pointer()), 1)
+    with pytest.raises(ServiceUnavailable):
+        await broker.channel()
+    await broker.close()
+    await broker.close()
+
+
+async def test_a_lost_connection_comes_back(amqp_url: str) -> None:
+    async with TcpProxy(amqp_url) as proxy:
+        broker = Broker(proxy.url, name="test")
+        broker.start()
+        await asyncio.wait_for(broker.wait_connected(), 20)
+        publisher = Publisher(broker, timeout_seconds=5)
+        await publisher.publish(pointer())
+        channel = await broker.channel()
+
+        proxy.cut()
+
+        async def published_anew() -> bool:
+            try:
+                await publisher.publish(pointer())
+            except PublishFailed:
+                return False
+            return channel.is_closed
+
+        await eventually(published_anew)
+        await broker.close()
+
+
+async def test_the_relay_publishes_what_it_is_given(
+    broker: Broker, publisher: Publisher, database: Database
+) -> None:
+    relay = Relay(publisher, database)
+    relay.start()
+    straight, late, dead = pointer(), pointer(), pointer()
+    relay.send([Dispatch(straight), Dispatch(late, 1.0), Burial(dead, "Boom")])
+    await relay.wait_idle()
+
+    first = await arrival(broker, "jobs.default.medium")
+    second = await arrival(broker, "jobs.default.medium")
+    buried = await arrival(broker, topology.DEAD_QUEUE)
+
+    found = [decode(m.body, m.headers).job_id for m in (first, second, buried)]
+    assert found == [straight.job_id, late.job_id, dead.job_id]
+    assert buried.headers["reason"] == "Boom"
+    await relay.stop(5)
+    await relay.stop(5)
+
+
+async def test_the_relay_writes_down_what_it_could_not_send(
+    jobs: Jobs, connection: asyncpg.Connection, database: Database
+) -> None:
+    job_id, renewed = await jobs.submit(), await jobs.submit()
+    stamps = [(await jobs.row(job))["pointer_at"] for job in (job_id, renewed)]
+    await connection.execute(
+        "UPDATE jobs SET pointer_at = now() + interval '1 s' WHERE id = $1", renewed
+    )
+    broker = Broker(NOWHERE, name="test")
+    relay = Relay(Publisher(broker, timeout_seconds=1), database)
+    relay.start()
+
+    relay.send(
+        Dispatch(Pointer(job, LANE, "echo", stamp))
+        for job, stamp in zip((job_id, renewed), stamps, strict=True)
+    )
+    await asyncio.wait_for(relay.wait_idle(), 10)
+
+    assert (await jobs.row(job_id))["pointer_at"] is None
+    # Another pointer of this job is on its way by now: its stamp stays.
+    assert (await jobs.row(renewed))["pointer_at"] is not None
+    await relay.stop(1)
+
+
+async def test_a_relay_that_stops_leaves_nothing_unwritten(
+    jobs: Jobs, publisher: Publisher, database: Database
+) -> None:
+    job_id = await jobs.submit()
+    stamp = (await jobs.row(job_id))["pointer_at"]
+    relay = Relay(publisher, database)
+    relay.start()
+    relay.send([Dispatch(Pointer(job_id, LANE, "echo", stamp))])
+    await relay.stop(0)
+    assert (await jobs.row(job_id))["pointer_at"] is None

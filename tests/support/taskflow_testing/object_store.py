@@ -1,0 +1,46 @@
+"""A bucket for each test worker."""
+
+import uuid
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from minio import Minio
+
+
+@dataclass(frozen=True)
+class TestBucket:
+    """An empty bucket and the keys that open it."""
+
+    __test__ = False
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str
+
+
+def create_bucket(endpoint: str, access_key: str, secret_key: str) -> TestBucket:
+    """Make an empty bucket."""
+    bucket = TestBucket(endpoint, access_key, secret_key, f"taskflow-test-{uuid.uuid4().hex[:12]}")
+    _client(bucket).make_bucket(bucket_name=bucket.bucket)
+    return bucket
+
+
+def delete_bucket(bucket: TestBucket) -> None:
+    """Delete it with what is in it."""
+    client = _client(bucket)
+    for item in client.list_objects(bucket_name=bucket.bucket, recursive=True):
+        if item.object_name is not None:
+            client.remove_object(bucket_name=bucket.bucket, object_name=item.object_name)
+    client.remove_bucket(bucket_name=bucket.bucket)
+
+
+def _client(bucket: TestBucket) -> Minio:
+    parts = urlsplit(bucket.endpoint)
+    return Minio(
+        endpoint=parts.netloc,
+        access_key=bucket.access_key,
+        secret_key=bucket.secret_key,
+        secure=parts.scheme == "https",
+        region="us-east-1",
+    )

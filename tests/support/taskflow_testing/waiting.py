@@ -1,0 +1,26 @@
+"""Waiting on conditions, never on sleeps."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+
+async def eventually(
+    look: Callable[[], Awaitable[Found | None]], *, timeout: float = 15.0, pause: float = 0.02
+) -> Found:
+    """What `look` finds, as soon as it finds something true (times in seconds).
+
+    Raises:
+        AssertionError: it found nothing in time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        found = await look()
+        if found:
+            return found
+        if loop.time() > deadline:
+            raise AssertionError(f"nothing within {timeout} s; last found: {found!r}")
+        await asyncio.sleep(pause)
