@@ -1,0 +1,108 @@
+"""Natural batching: while one batch is being written, the next one collects.
+
+There is no timer: an idle system writes each item at once, a busy one writes many together
+(PostgreSQL's group commit works the same way).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from taskflow.errors import ServiceUnavailable, TaskFlowError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[In, Out]):
+    item: In
+    answer: asyncio.Future[Out]
+    size: int
+
+
+class BatcherClosed(TaskFlowError):
+    """The process is stopping and takes nothing more."""
+
+
+class Batcher(Generic[In, Out]):
+    """Collects items from many callers and hands them to `write` in batches.
+
+    `write` answers each item of its batch, in their order; what it raises is raised to every
+    caller of the batch. A caller that is cancelled disturbs no other one: its item is written
+    all the same.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[In]], Awaitable[Sequence[Out]]],
+        *,
+        max_items: int,
+        max_size: int | None = None,
+        size_of: Callable[[In], int] = lambda _: 0,
+        writers: int = 1,
+        max_waiting: int = 10_000,
+    ) -> None:
+        """`max_items` and `max_size` (in the unit of `size_of`) bound a batch, `writers` how many
+        are written at once, `max_waiting` the items that may wait."""
+        self._write = write
+        self._max_items = max_items
+        self._max_size = max_size
+        self._size_of = size_of
+        self._max_writers = writers
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Waiting[In, Out]] = deque()
+        self._writers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def submit(self, item: In) -> Out:
+        """The answer to `item`.
+
+        Raises:
+            ServiceUnavailable: too many items wait.
+            BatcherClosed: the batcher is closed.
+            Exception: whatever `write` raised for its batch.
+        """
+        if self._closed:
+            raise BatcherClosed("The service is stopping.")
+        if len(self._waiting) >= self._max_waiting:
+            raise ServiceUnavailable("The write queue", f"{self._max_waiting} items wait in it")
+        answer: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(item, answer, self._size_of(item)))
+        if len(self._writers) < self._max_writers:
+            writer = asyncio.create_task(self._write_batches(), name="batch-writer")
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return await answer
+
+    async def close(self) -> None:
+        """Take nothing more and return when everything is written; again does nothing."""
+        self._closed = True
+        while self._writers:
+            await asyncio.gather(*self._writers)
+
+    async def _write_batches(self) -> None:
+        while self._waiting:
+            batch = self._next_batch()
+            try:
+                answers = await self._write([waiting.item for waiting in batch])
+            except Exception as error:  # noqa: BLE001 - handed on to the callers
+                for waiting in batch:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+            else:
+                for waiting, answer in zip(batch, answers, strict=True):
+                    if not waiting.answer.done():
+                        waiting.answer.set_result(answer)
+
+    def _next_batch(self) -> list[_Waiting[In, Out]]:
+        batch = [self._waiting.popleft()]
+        size = batch[0].size
+        while self._waiting and len(batch) < self._max_items:
+            size += self._waiting[0].size
+            if self._max_size is not None and size > self._max_size:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
