@@ -4,7 +4,7 @@ Each is one short transaction that locks the job's row, judges, writes the row a
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -190,11 +190,11 @@ async def patch(
     job_id: UUID,
     change: JobPatch,
     *,
-    if_version: datetime | None,
+    if_version: Collection[datetime] | None,
 ) -> Pointed | None:
     """Change a waiting job; a `Pointed` when its pointer must be published anew.
 
-    `if_version`: the `updated_at` that the job must still have.
+    `if_version`: the job's `updated_at` must be one of these still; None: it doesn't matter.
 
     Raises:
         JobNotFound: this tenant has no such job.
@@ -204,7 +204,7 @@ async def patch(
     """
     async with connection.transaction():
         row = await _lock(connection, tenant_id, job_id)
-        if if_version is not None and row["updated_at"] != if_version:
+        if if_version is not None and row["updated_at"] not in if_version:
             raise VersionMismatch("The job has changed since the version in If-Match.")
         state = JobState(row["state"])
         if state not in WAITING:

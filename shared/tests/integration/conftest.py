@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+
 from taskflow_testing.jobs import Connect, Jobs
 
 

@@ -3,13 +3,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from uuid_utils.compat import uuid7
+
 from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Recorded, Stale, claim, finish, renew
 from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
 from taskflow_testing.jobs import TENANT, Connect, Jobs
-from uuid_utils.compat import uuid7
 
 ERROR = JobError("Boom", "it broke", retryable=True)
 

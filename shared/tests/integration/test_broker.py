@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 import aio_pika
 import asyncpg
 import pytest
+from uuid_utils.compat import uuid7
+
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.message import Pointer, decode
@@ -17,7 +19,6 @@ from taskflow.relay import Burial, Dispatch, Relay
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
-from uuid_utils.compat import uuid7
 
 pytestmark = pytest.mark.broker
 

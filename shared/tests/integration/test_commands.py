@@ -2,6 +2,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from uuid_utils.compat import uuid7
+
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.attempts import ClaimedJob, finish
 from taskflow.jobs.commands import Pointed, cancel, delete, patch, retry
@@ -9,7 +11,6 @@ from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
 from taskflow_testing.jobs import TENANT, Jobs
-from uuid_utils.compat import uuid7
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 FAILED = Outcome(OutcomeKind.FAILED, error=JobError("Boom", "it broke", retryable=False))
@@ -136,9 +137,9 @@ async def test_a_patch_of_an_old_version_is_refused(jobs: Jobs) -> None:
     job_id = await jobs.submit()
     version = (await jobs.row(job_id))["updated_at"]
     change_ = JobPatch(tags=["x"])
-    await patch(jobs.connection, TENANT, job_id, change_, if_version=version)
+    await patch(jobs.connection, TENANT, job_id, change_, if_version=[version])
     with pytest.raises(VersionMismatch):
-        await patch(jobs.connection, TENANT, job_id, change_, if_version=version)
+        await patch(jobs.connection, TENANT, job_id, change_, if_version=[version])
 
 
 async def test_only_a_waiting_job_can_be_patched(jobs: Jobs) -> None:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from uuid_utils.compat import uuid7
+
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound
 from taskflow.jobs.attempts import finish
 from taskflow.jobs.commands import cancel
@@ -12,7 +14,6 @@ from taskflow.jobs.outcomes import completed
 from taskflow.jobs.states import JobState
 from taskflow.jobs.submission import submit, submit_alone
 from taskflow_testing.jobs import TENANT, Connect, Jobs, idempotency, new_job
-from uuid_utils.compat import uuid7
 
 
 def kinds(answers: Sequence[object]) -> list[SubmissionKind]:

@@ -1,0 +1,43 @@
+"""`python -m taskflow_consumer`: settings from the environment, an end at SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from taskflow.errors import ConfigurationError, SchemaBehind
+from taskflow.log_setup import configure_logging
+from taskflow.sdk.registry import Registry
+from taskflow.settings import ConsumerSettings, exit_with, load_settings
+from taskflow_consumer.app import run
+from taskflow_consumer.log_capture import LogCapture
+from taskflow_consumer.shutdown import Shutdown
+
+BUILT_IN_HANDLERS = ("taskflow_consumer.handlers.trial",)
+
+
+async def main(settings: ConsumerSettings, registry: Registry) -> None:
+    """Run until a signal asks for the end; a second one asks for it at once."""
+    shutdown = Shutdown()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, shutdown.ask)
+    await run(settings, registry, shutdown)
+
+
+if __name__ == "__main__":
+    try:
+        settings = load_settings(ConsumerSettings)
+        configure_logging(settings.log_level, settings.log_format, service="consumer")
+        logging.getLogger().addHandler(LogCapture())
+        registry = Registry.from_modules([*BUILT_IN_HANDLERS, *settings.handlers])
+        uvloop.run(main(settings, registry))
+    except (ConfigurationError, SchemaBehind) as error:
+        exit_with(error)
+    # A handler's thread that can't be stopped must not keep the process from ending.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,88 @@
+"""Writing progress and checkpoints of running jobs, off their way."""
+
+import asyncio
+
+import structlog
+
+from taskflow.db.pool import TRANSIENT_ERRORS, Database
+from taskflow.errors import ServiceUnavailable
+from taskflow.jobs.notes import ProgressNote, record_progress, save_checkpoint
+from taskflow.jobs.outcomes import Attempt
+from taskflow.patience import pause_seconds
+from taskflow.sdk.errors import JobStopped
+
+CHECKPOINT_PATIENCE_SECONDS = 30.0
+
+_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+log = structlog.get_logger(__name__)
+
+
+class ProgressWriter:
+    """Writes the latest progress of each attempt; while one round is written the next collects.
+
+    Progress is a courtesy: with PostgreSQL away it waits, newest value only, and delays nobody.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[Attempt, ProgressNote] = {}
+        self._writer: asyncio.Task[None] | None = None
+
+    def report(self, attempt: Attempt, percent: float, message: str | None) -> None:
+        """Take note of an attempt's progress and return at once."""
+        self._waiting[attempt] = ProgressNote(attempt, percent, message)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), name="progress-writer")
+
+    async def stop(self) -> None:
+        """Drop what waits; a second call does nothing."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self) -> None:
+        failures = 0
+        while self._waiting:
+            notes, self._waiting = self._waiting, {}
+            try:
+                async with self._database.connection() as connection:
+                    await record_progress(connection, list(notes.values()))
+            except _UNREACHABLE as error:
+                failures += 1
+                log.warning("progress_waits", count=len(notes), error=str(error))
+                self._waiting = notes | self._waiting
+                await asyncio.sleep(pause_seconds(failures))
+            else:
+                failures = 0
+
+
+class CheckpointWriter:
+    """Stores checkpoints: the handler waits until its checkpoint is safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def save(self, attempt: Attempt, value_json: str) -> None:
+        """Store a checkpoint, with patience for a database that blinks.
+
+        Raises:
+            JobStopped: the job has moved on without this attempt.
+            ServiceUnavailable: the database stayed away.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CHECKPOINT_PATIENCE_SECONDS
+        failures = 0
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    saved = await save_checkpoint(connection, attempt, value_json)
+            except _UNREACHABLE as error:
+                failures += 1
+                if loop.time() >= deadline:
+                    raise ServiceUnavailable("PostgreSQL", str(error)) from error
+                await asyncio.sleep(pause_seconds(failures))
+            else:
+                if not saved:
+                    raise JobStopped
+                return

@@ -1,0 +1,133 @@
+"""A worker's resources: each is opened and laid down in one place."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import structlog
+
+from taskflow.broker.connection import Broker
+from taskflow.broker.publisher import Publisher
+from taskflow.db.pool import Database, open_database
+from taskflow.object_store import ObjectStore
+from taskflow.relay import Relay
+from taskflow.settings import ConsumerSettings
+from taskflow_consumer.heartbeat import Heartbeat
+from taskflow_consumer.log_shipper import LogShipper
+from taskflow_consumer.notes import ProgressWriter
+from taskflow_consumer.recorder import Recorder
+
+LAST_WORDS_SECONDS = 10.0
+"""How long outcomes, logs and pointers each may take to be written once the jobs have ended."""
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def database(settings: ConsumerSettings) -> AsyncIterator[Database]:
+    """The pool for claims and outcomes."""
+    database = await open_database(
+        settings.database_url.get_secret_value(),
+        application_name="taskflow-consumer",
+        pool_size=settings.database_pool_size,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
+    )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def broker(url: str, purpose: str) -> AsyncIterator[Broker]:
+    """A connection for one purpose."""
+    broker = Broker(url, name=f"taskflow-consumer-{purpose}")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def relay(publisher: Publisher, database: Database) -> AsyncIterator[Relay]:
+    """What sends retries on their way."""
+    relay = Relay(publisher, database)
+    relay.start()
+    try:
+        yield relay
+    finally:
+        await relay.stop(LAST_WORDS_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def object_store(settings: ConsumerSettings) -> AsyncIterator[ObjectStore]:
+    """Where logs, results and artifacts go."""
+    store = ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        bucket=settings.s3_bucket,
+        region=settings.s3_region,
+        timeout_seconds=settings.s3_timeout_seconds,
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def log_shipper(
+    store: ObjectStore, database: Database, settings: ConsumerSettings, worker_id: UUID
+) -> AsyncIterator[LogShipper]:
+    """What stores the lines of jobs."""
+    shipper = LogShipper(
+        store,
+        database,
+        worker_id,
+        flush_seconds=settings.log_flush_seconds,
+        attempt_max_bytes=settings.log_attempt_max_bytes,
+        buffer_max_bytes=settings.log_buffer_max_bytes,
+    )
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        await shipper.drain(LAST_WORDS_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def recorder(database: Database, relay: Relay) -> AsyncIterator[Recorder]:
+    """What writes outcomes down; leaving it waits for the last ones."""
+    recorder = Recorder(database, relay)
+    try:
+        yield recorder
+    finally:
+        try:
+            await asyncio.wait_for(recorder.close(), LAST_WORDS_SECONDS)
+        except TimeoutError:
+            # Their leases run out, and the scheduler gives the jobs to others.
+            log.error("outcomes_not_recorded")  # noqa: TRY400 - the stack says nothing
+
+
+@contextlib.asynccontextmanager
+async def progress(database: Database) -> AsyncIterator[ProgressWriter]:
+    """What writes progress down."""
+    writer = ProgressWriter(database)
+    try:
+        yield writer
+    finally:
+        await writer.stop()
+
+
+@contextlib.asynccontextmanager
+async def beating(heartbeat: Heartbeat) -> AsyncIterator[None]:
+    """The sibling process that keeps the leases."""
+    await heartbeat.start()
+    try:
+        yield
+    finally:
+        await heartbeat.stop()

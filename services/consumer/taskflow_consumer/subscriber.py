@@ -1,0 +1,313 @@
+"""From the lanes to the executor: one claim in flight, and only for slots that are free.
+
+A pointer is acknowledged when its claim is committed; from there the lease carries the job, so
+a broker that blinks never runs a job twice. With no slot free for a second the pointers go back
+to the broker, where others can take them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+import structlog
+from aio_pika import Message
+from pamqp.common import FieldTable
+from uuid_utils.compat import uuid7
+
+from taskflow.broker import topology
+from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.message import Pointer, ReceivedPointer, UndecodableMessage, decode
+from taskflow.broker.publisher import Publisher
+from taskflow.db.pool import TRANSIENT_ERRORS, Database
+from taskflow.errors import PublishFailed, ServiceUnavailable
+from taskflow.jobs.attempts import ClaimedJob, Later, Verdict, claim
+from taskflow.jobs.lanes import Lane
+from taskflow.patience import pause_seconds
+from taskflow.relay import Dispatch, Relay
+from taskflow_consumer.executor import Executor
+from taskflow_consumer.lane_consumer import Delivery, LaneConsumer
+from taskflow_consumer.picker import Picker
+
+MAX_BATCH = 100
+MAX_PREFETCH = 200
+HAND_BACK_AFTER_SECONDS = 1.0
+WATCHDOG_SECONDS = 10.0
+MISSES_ALLOWED = 2
+
+_DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+_BROKER_AWAY: tuple[type[BaseException], ...] = (
+    *BROKER_ERRORS,
+    ServiceUnavailable,
+    PublishFailed,
+)
+log = structlog.get_logger(__name__)
+
+
+Picked = tuple[LaneConsumer, list[Delivery]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A pointer and where it came from."""
+
+    source: LaneConsumer
+    delivery: Delivery
+    pointer: ReceivedPointer
+
+
+@dataclass(frozen=True, slots=True)
+class Claimer:
+    """Who claims, and what it can run."""
+
+    worker_id: UUID
+    job_types: Sequence[str]
+    lease_seconds: float
+
+
+class Subscriber:
+    """Takes pointers from the lanes as long as the process runs."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        publisher: Publisher,
+        relay: Relay,
+        database: Database,
+        executor: Executor,
+        claimer: Claimer,
+        lanes: Iterable[Lane],
+        on_watermark: Callable[[str, datetime], None],
+    ) -> None:
+        self._broker = broker
+        self._publisher = publisher
+        self._relay = relay
+        self._database = database
+        self._executor = executor
+        self._claimer = claimer
+        self._lanes = list(lanes)
+        self._on_watermark = on_watermark
+        self._consumers: list[LaneConsumer] = []
+        self._arrived = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take pointers."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="subscriber")
+
+    async def wait(self) -> None:
+        """Return when it has stopped; raise what broke it."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Take nothing more; a claim in flight is finished first. Again does nothing."""
+        self._stopping.set()
+        task, self._task = self._task, None
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                await self._first_of(self._broker.wait_connected)
+                if self._stopping.is_set():
+                    return
+                await self._open()
+                failures = 0
+                log.info("subscribed", lanes=[lane.key for lane in self._lanes])
+                await self._consume()
+            except _BROKER_AWAY as error:
+                failures += 1
+                log.warning("subscription_lost", error=str(error) or type(error).__name__)
+                await self._first_of(partial(asyncio.sleep, pause_seconds(failures)))
+            finally:
+                await self._close()
+
+    async def _open(self) -> None:
+        self._lost.clear()
+        # Twice the slots: with a lane's buffer emptied by one batch, a less urgent lane would be
+        # served while the broker refills it.
+        prefetch = min(2 * self._executor.concurrency, MAX_PREFETCH)
+        async with self._broker.short_channel() as channel:
+            for lane in self._lanes:
+                await topology.declare_lane(channel, lane)
+        for lane in self._lanes:
+            keeper = await self._broker.channel()
+            self._consumers.append(
+                LaneConsumer(
+                    lane,
+                    keeper,
+                    await keeper.get_underlay_channel(),
+                    prefetch=prefetch,
+                    on_delivery=self._arrived.set,
+                    on_lost=self._lost.set,
+                )
+            )
+
+    async def _close(self) -> None:
+        consumers, self._consumers = self._consumers, []
+        for consumer in consumers:
+            try:
+                await consumer.close()
+            except _BROKER_AWAY as error:
+                log.debug("lane_close_failed", lane=consumer.lane.key, error=str(error))
+
+    async def _consume(self) -> None:
+        picker = Picker(self._consumers)
+        watchdog = asyncio.create_task(self._watch(), name="watchdog")
+        try:
+            while not self._stopping.is_set():
+                await self._wait_for_slot()
+                for consumer in self._consumers:
+                    await consumer.resume()
+                batch = await self._pick(picker)
+                if self._lost.is_set():
+                    raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
+                if batch:
+                    await self._take(batch)
+        finally:
+            watchdog.cancel()
+            await asyncio.gather(watchdog, return_exceptions=True)
+
+    async def _wait_for_slot(self) -> None:
+        if self._executor.free > 0:
+            return
+        try:
+            async with asyncio.timeout(HAND_BACK_AFTER_SECONDS):
+                await self._first_of(self._executor.wait_free)
+        except TimeoutError:
+            for consumer in self._consumers:
+                await consumer.hand_back()
+            await self._first_of(self._executor.wait_free)
+
+    async def _pick(
+        self, picker: Picker[LaneConsumer]
+    ) -> list[tuple[LaneConsumer, list[Delivery]]]:
+        """What to claim next; empty when the wait ended for another reason."""
+        while not (self._stopping.is_set() or self._lost.is_set()):
+            self._arrived.clear()
+            plan = picker.pick(min(self._executor.free, MAX_BATCH))
+            if plan:
+                return [(consumer, consumer.take(count)) for consumer, count in plan]
+            await self._first_of(self._arrived.wait, self._lost.wait)
+        return []
+
+    async def _take(self, batch: list[Picked]) -> None:
+        """Claim, send on what came too early, acknowledge, start."""
+        taken = [
+            item
+            for consumer, deliveries in batch
+            for item in await self._read(consumer, deliveries)
+        ]
+        verdicts = await self._claim([item.pointer.job_id for item in taken])
+        await self._send_on([verdict for verdict in verdicts if isinstance(verdict, Later)])
+        claimed = [verdict for verdict in verdicts if isinstance(verdict, ClaimedJob)]
+        self._note_watermarks(taken, verdicts)
+        # Started before the acknowledgement: if that fails, the claims are ours all the same.
+        for job in claimed:
+            self._executor.start(job)
+        for consumer, deliveries in batch:
+            await consumer.acknowledge_through(deliveries[-1])
+
+    async def _read(self, consumer: LaneConsumer, deliveries: list[Delivery]) -> list[_Taken]:
+        taken = []
+        for delivery in deliveries:
+            try:
+                pointer = decode(delivery.body, delivery.headers)
+            except UndecodableMessage as error:
+                await self._bury(consumer.lane, delivery, str(error))
+            else:
+                taken.append(_Taken(consumer, delivery, pointer))
+        return taken
+
+    async def _bury(self, lane: Lane, delivery: Delivery, reason: str) -> None:
+        log.error("message_undecodable", lane=lane.key, reason=reason, size=len(delivery.body))
+        headers: FieldTable = {"original_headers": repr(delivery.headers)[:1000]}
+        message = Message(delivery.body, headers=headers)
+        await self._publisher.publish_dead(message, lane.key, reason)
+
+    async def _claim(self, job_ids: list[UUID]) -> list[Verdict]:
+        """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
+        unique = list(dict.fromkeys(job_ids))
+        token = uuid7()
+        failures = 0
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    verdicts = await claim(
+                        connection,
+                        unique,
+                        worker_id=self._claimer.worker_id,
+                        claim_token=token,
+                        lease_seconds=self._claimer.lease_seconds,
+                        job_types=self._claimer.job_types,
+                    )
+            except _DATABASE_AWAY as error:
+                failures += 1
+                log.warning("claim_waits", failures=failures, error=str(error))
+                await asyncio.sleep(pause_seconds(failures))
+            else:
+                log.debug("claimed", asked=len(unique), got=len(verdicts))
+                return verdicts
+
+    async def _send_on(self, early: list[Later]) -> None:
+        """To the next rung, and wait for the confirm: acknowledged before it they could be lost."""
+        for item in early:
+            pointer = Pointer(item.job_id, item.lane, item.type, item.pointer_at)
+            try:
+                await self._publisher.publish_later(pointer, item.delay_seconds)
+            except PublishFailed:
+                self._relay.send([Dispatch(pointer, item.delay_seconds)])
+
+    def _note_watermarks(self, taken: list[_Taken], verdicts: list[Verdict]) -> None:
+        early = {verdict.job_id for verdict in verdicts if isinstance(verdict, Later)}
+        for item in taken:
+            if item.pointer.pointer_at is not None and item.pointer.job_id not in early:
+                self._on_watermark(item.source.lane.key, item.pointer.pointer_at)
+
+    async def _watch(self) -> None:
+        """A consumer that the broker has forgotten gets no message and no error: look."""
+        misses = 0
+        while True:
+            await asyncio.sleep(WATCHDOG_SECONDS)
+            try:
+                forgotten = await self._forgotten_lanes()
+            except _BROKER_AWAY as error:
+                log.debug("watchdog_could_not_look", error=str(error))
+                continue
+            misses = misses + 1 if forgotten else 0
+            if misses >= MISSES_ALLOWED:
+                log.error("consumers_forgotten", lanes=forgotten)
+                self._lost.set()
+
+    async def _forgotten_lanes(self) -> list[str]:
+        forgotten = []
+        for consumer in self._consumers:
+            if not consumer.consumes:
+                continue
+            async with self._broker.short_channel() as channel:
+                queue = await channel.declare_queue(
+                    topology.lane_queue(consumer.lane), passive=True
+                )
+                if not queue.declaration_result.consumer_count and consumer.consumes:
+                    forgotten.append(consumer.lane.key)
+        return forgotten
+
+    async def _first_of(self, *waits: Callable[[], Awaitable[object]]) -> None:
+        """Return when one of `waits` does, or when the process stops."""
+        tasks = [asyncio.ensure_future(wait()) for wait in waits]
+        tasks.append(asyncio.ensure_future(self._stopping.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

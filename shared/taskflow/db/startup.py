@@ -1,0 +1,53 @@
+"""A process begins work when its database answers and has the migrations that it needs."""
+
+import asyncio
+
+import asyncpg
+import structlog
+
+from taskflow.db.pool import TRANSIENT_ERRORS, Database
+from taskflow.db.schema_version import check_schema
+from taskflow.errors import ConfigurationError, ServiceUnavailable
+from taskflow.patience import pause_seconds
+
+PATIENCE_SECONDS = 30.0
+
+_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+_REFUSALS = (
+    asyncpg.InvalidPasswordError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+log = structlog.get_logger(__name__)
+
+
+async def wait_for_database(
+    database: Database, *, patience_seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Return when the database is ready for this code.
+
+    Raises:
+        SchemaBehind: it lacks migrations.
+        ConfigurationError: it refuses us, or doesn't answer in time; one line that says so.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_seconds
+    failures = 0
+    while True:
+        try:
+            async with database.connection() as connection:
+                await check_schema(connection)
+        except _REFUSALS as error:
+            raise ConfigurationError(f"TASKFLOW_DATABASE_URL: {error}") from error
+        except _AWAY as error:
+            failures += 1
+            if loop.time() >= deadline:
+                raise ConfigurationError(
+                    f"TASKFLOW_DATABASE_URL: no answer within {patience_seconds:.0f} s: {error}"
+                ) from error
+            log.warning("database_unreachable", error=str(error), failures=failures)
+            await asyncio.sleep(pause_seconds(failures))
+        else:
+            return

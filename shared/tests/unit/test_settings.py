@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from taskflow.errors import ConfigurationError
+from taskflow.settings import ApiSettings, ConsumerSettings, load_settings
+
+GOOD = {
+    "TASKFLOW_DATABASE_URL": "postgresql://u:secret@localhost/db",
+    "TASKFLOW_AMQP_URL": "amqp://u:secret@localhost/taskflow",
+    "TASKFLOW_REDIS_URL": "redis://localhost",
+    "TASKFLOW_S3_ENDPOINT": "http://localhost:9000",
+    "TASKFLOW_S3_ACCESS_KEY": "a",
+    "TASKFLOW_S3_SECRET_KEY": "s",
+    "TASKFLOW_API_KEY": "tf_live_0123456789abcdef",
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKFLOW_HANDLERS", " shop.jobs, media.jobs ,")
+    monkeypatch.setenv("TASKFLOW_QUEUES", "")
+    settings = load_settings(ConsumerSettings)
+    assert settings.handlers == ("shop.jobs", "media.jobs")
+    assert settings.queues == ()
+
+
+def test_the_env_file_is_read_with_its_references(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TASKFLOW_S3_ENDPOINT")
+    (tmp_path / ".env").write_text(
+        "TASKFLOW_S3_PORT=9123\nTASKFLOW_S3_ENDPOINT=http://127.0.0.1:${TASKFLOW_S3_PORT}/\n"
+    )
+    assert load_settings(ApiSettings).s3_endpoint == "http://127.0.0.1:9123"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TASKFLOW_DATABASE_URL", "mysql://localhost"),
+        ("TASKFLOW_AMQP_URL", "localhost:5672"),
+        ("TASKFLOW_S3_ENDPOINT", "localhost:9000"),
+        ("TASKFLOW_CONCURRENCY", "0"),
+        ("TASKFLOW_CONCURRENCY", "many"),
+        ("TASKFLOW_QUEUES", "a.b"),
+        ("TASKFLOW_LEASE_SECONDS", "-1"),
+        ("TASKFLOW_HEARTBEAT_SECONDS", "14"),
+        ("TASKFLOW_LOG_LEVEL", "chatty"),
+        ("TASKFLOW_LOG_FORMAT", "xml"),
+        ("TASKFLOW_SHUTDOWN_GRACE_SECONDS", "nan"),
+    ],
+)
+def test_a_malformed_setting_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(ConsumerSettings)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_setting_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TASKFLOW_DATABASE_URL")
+    with pytest.raises(ConfigurationError, match=r"TASKFLOW_DATABASE_URL: is not set.*make up"):
+        load_settings(ApiSettings)
+
+
+def test_an_env_file_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        load_settings(ApiSettings)
