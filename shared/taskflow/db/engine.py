@@ -1,12 +1,15 @@
 """Two ways into PostgreSQL: SQLAlchemy for reads that are composed, asyncpg for the hot writes."""
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_DRIVER = "postgresql+asyncpg"
 
 
 def sqlalchemy_url(database_url: str) -> str:
     """The URL with the driver that SQLAlchemy is to use."""
     _scheme, _, rest = database_url.partition("://")
-    return f"postgresql+asyncpg://{rest}"
+    return f"{_DRIVER}://{rest}"
 
 
 def create_engine(
@@ -17,18 +20,26 @@ def create_engine(
     pool_timeout_seconds: float,
 ) -> AsyncEngine:
     """An engine whose pool, waiting and statements all have their limits; times in seconds."""
+
+    async def connect() -> asyncpg.Connection:
+        # asyncpg reads the URL, as it does for the writes: SQLAlchemy knows no sslmode.
+        return await asyncpg.connect(
+            database_url,
+            timeout=pool_timeout_seconds,
+            # The server's own limit comes first; this one is for a server that is frozen.
+            command_timeout=statement_timeout_seconds + 1,
+            server_settings={
+                "application_name": "taskflow",
+                "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+                "idle_in_transaction_session_timeout": str(int(statement_timeout_seconds * 1000)),
+            },
+        )
+
     return create_async_engine(
-        sqlalchemy_url(database_url),
+        f"{_DRIVER}://",
+        async_creator=connect,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout_seconds,
         pool_pre_ping=True,
-        connect_args={
-            "timeout": pool_timeout_seconds,
-            "command_timeout": statement_timeout_seconds,
-            "server_settings": {
-                "application_name": "taskflow",
-                "statement_timeout": str(int(statement_timeout_seconds * 1000)),
-            },
-        },
     )

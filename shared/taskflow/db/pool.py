@@ -85,6 +85,8 @@ async def open_database(
         server_settings={
             "application_name": application_name,
             "statement_timeout": str(int(statement_timeout_seconds * 1000)),
+            # A process that freezes in mid-transaction must not keep its locks.
+            "idle_in_transaction_session_timeout": str(int(statement_timeout_seconds * 1000)),
         },
         reset=_keep_session,
     )

@@ -161,7 +161,7 @@ class Held:
     cancel_requested: bool
 
 
-# Also the whole SQL of the heartbeat process, which imports nothing heavier than asyncpg.
+# Also handed to the heartbeat process, which knows no SQL of its own.
 RENEW = """
 WITH locked AS MATERIALIZED (
     SELECT jobs.id
@@ -310,6 +310,8 @@ LEFT JOIN jobs ON jobs.id = input.id
 LEFT JOIN job_attempts
   ON job_attempts.job_id = input.id AND job_attempts.number = input.attempt
  AND job_attempts.worker_id = input.worker_id
+ -- That row would be the rescue's, not ours.
+ AND job_attempts.outcome <> 'lost'
 """
 
 

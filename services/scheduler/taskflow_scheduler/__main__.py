@@ -1,0 +1,29 @@
+"""`python -m taskflow_scheduler`: settings from the environment, an end at SIGTERM or SIGINT."""
+
+import asyncio
+import signal
+
+import uvloop
+
+from taskflow.errors import ConfigurationError, SchemaBehind
+from taskflow.log_setup import configure_logging
+from taskflow.settings import SchedulerSettings, exit_with, load_settings
+from taskflow_scheduler.app import run
+
+
+async def main(settings: SchedulerSettings) -> None:
+    """Run until a signal asks for the end."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    await run(settings, stopping)
+
+
+if __name__ == "__main__":
+    try:
+        settings = load_settings(SchedulerSettings)
+        configure_logging(settings.log_level, settings.log_format, service="scheduler")
+        uvloop.run(main(settings))
+    except (ConfigurationError, SchemaBehind) as error:
+        exit_with(error)
