@@ -151,5 +151,7 @@ class Relay:
         except _UNREACHABLE as error:
             # Without this note they count as lost pointers, which are found a little later.
             log.warning("unsent_pointers_not_noted", count=len(unsent), error=str(error))
+        except Exception:
+            log.exception("unsent_pointers_not_noted", count=len(unsent))
         else:
             log.info("pointers_left_to_scheduler", count=len(unsent))

@@ -82,7 +82,8 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         shipper = await stack.enter_async_context(
             resources.log_shipper(object_store, database, settings, me.worker_id)
         )
-        heartbeat = _heartbeat(settings, me, cancel=lambda *attempt: executor.cancel(*attempt))
+        # Bound late: the executor keeps its leases by the heartbeat.
+        heartbeat = _heartbeat(settings, me, cancel=lambda *args: executor.cancel(*args))  # noqa: PLW0108
         # Laid down after the recorder: leases are kept until the last outcome is written.
         await stack.enter_async_context(resources.beating(heartbeat))
         executor = Executor(

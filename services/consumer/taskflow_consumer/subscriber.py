@@ -8,7 +8,7 @@ to the broker, where others can take them.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -36,6 +36,9 @@ MAX_PREFETCH = 200
 HAND_BACK_AFTER_SECONDS = 1.0
 WATCHDOG_SECONDS = 10.0
 MISSES_ALLOWED = 2
+STAMP_ROUNDING = timedelta(milliseconds=1)
+"""A stamp travels in whole milliseconds."""
+
 
 _DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 _BROKER_AWAY: tuple[type[BaseException], ...] = (
@@ -208,7 +211,7 @@ class Subscriber:
             for item in await self._read(consumer, deliveries)
         ]
         verdicts = await self._claim([item.pointer.job_id for item in taken])
-        await self._send_on([verdict for verdict in verdicts if isinstance(verdict, Later)])
+        await self._send_on(_early(taken, verdicts))
         claimed = [verdict for verdict in verdicts if isinstance(verdict, ClaimedJob)]
         self._note_watermarks(taken, verdicts)
         # Started before the acknowledgement: if that fails, the claims are ours all the same.
@@ -311,3 +314,17 @@ class Subscriber:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _early(taken: Iterable[_Taken], verdicts: Iterable[Verdict]) -> list[Later]:
+    """What to send on: the jobs that came too early by their newest pointer.
+
+    An older one has been replaced, and would circle on the ladder beside the one that replaced it.
+    """
+    early = {verdict.job_id: verdict for verdict in verdicts if isinstance(verdict, Later)}
+    current = set()
+    for item in taken:
+        verdict, stamp = early.get(item.pointer.job_id), item.pointer.pointer_at
+        if verdict is not None and (stamp is None or stamp >= verdict.pointer_at - STAMP_ROUNDING):
+            current.add(verdict.job_id)
+    return [early[job_id] for job_id in current]

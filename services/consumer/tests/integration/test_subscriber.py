@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -329,3 +330,24 @@ async def test_jobs_are_run_once_under_a_broken_network(
         for job_id in posted:
             await reach(jobs, job_id, "completed")
     assert sorted(house.seen) == sorted((f"job{n}", 1) for n in range(60))
+
+
+async def test_a_pointer_that_was_replaced_does_not_circle(
+    jobs: Jobs, post: Post, start: Start, broker: Broker
+) -> None:
+    publisher = Publisher(broker, timeout_seconds=5)
+    job_id = await post("who knows", type="unknown")
+    lane, stamp = LANES[1], await _now(jobs)
+    for _ in range(3):
+        await publisher.publish(Pointer(job_id, lane, "unknown", stamp - timedelta(minutes=1)))
+    async with broker.short_channel() as channel:
+        await (await channel.get_queue(topology.retry_exchange(5))).purge()
+
+    await start()
+    await reach(jobs, await post("after"), "completed")
+
+    async def lane_is_empty() -> bool:
+        return await depth(broker, "jobs.default.medium") == 0
+
+    await eventually(lane_is_empty)
+    assert await depth(broker, topology.retry_exchange(5)) == 1
