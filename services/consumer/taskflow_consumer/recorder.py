@@ -10,7 +10,7 @@ from taskflow.batching import Batcher
 from taskflow.broker.message import Pointer
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
-from taskflow.jobs.attempts import Recorded, Stale, finish
+from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import Attempt, JobError, Outcome, OutcomeKind
 from taskflow.jobs.states import JobState
 from taskflow.patience import pause_seconds

@@ -15,6 +15,7 @@ VERSION = 1
 CONTENT_TYPE = "application/json"
 POINTER_AT_HEADER = "pointer_at"
 REASON_HEADER = "reason"
+TRACEPARENT_HEADER = "traceparent"
 
 
 class UndecodableMessage(TaskFlowError):
@@ -48,8 +49,16 @@ def encode(pointer: Pointer) -> Message:
         message_id=str(pointer.job_id),
         type=pointer.job_type,
         # Milliseconds as an integer: AMQP's own timestamp has only seconds.
-        headers={POINTER_AT_HEADER: round(pointer.pointer_at.timestamp() * 1000)},
+        headers={
+            POINTER_AT_HEADER: round(pointer.pointer_at.timestamp() * 1000),
+            TRACEPARENT_HEADER: _traceparent(pointer.job_id),
+        },
     )
+
+
+def _traceparent(job_id: UUID) -> str:
+    """W3C Trace Context: a job is a trace, so that every message of it tells the same one."""
+    return f"00-{job_id.hex}-{job_id.hex[16:]}-00"
 
 
 def decode(body: bytes, headers: Mapping[str, object] | None) -> ReceivedPointer:

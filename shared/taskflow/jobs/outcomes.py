@@ -1,4 +1,4 @@
-"""What an attempt came to: one frozen value, decided here, recorded by `attempts.finish`."""
+"""What an attempt came to: one frozen value, decided here, recorded by `finishing.finish`."""
 
 from dataclasses import dataclass
 from enum import StrEnum

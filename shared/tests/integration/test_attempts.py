@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Recorded, Stale, claim, finish, renew
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later, claim, renew
 from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.commands import cancel
+from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
 from taskflow_testing.jobs import TENANT, Connect, Jobs

@@ -5,8 +5,9 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
-from taskflow.jobs.attempts import ClaimedJob, finish
+from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import Pointed, cancel, delete, patch, retry
+from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority

@@ -1,4 +1,4 @@
-from taskflow.jobs.attempts import finish
+from taskflow.jobs.finishing import finish
 from taskflow.jobs.notes import ProgressNote, record_progress, save_checkpoint
 from taskflow.jobs.outcomes import completed
 from taskflow_testing.jobs import Jobs

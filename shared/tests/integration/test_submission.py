@@ -7,8 +7,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound
-from taskflow.jobs.attempts import finish
 from taskflow.jobs.commands import cancel
+from taskflow.jobs.finishing import finish
 from taskflow.jobs.new_job import Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.states import JobState

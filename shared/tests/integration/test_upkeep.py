@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import ClaimedJob, Stale, finish, renew
+from taskflow.jobs.attempts import ClaimedJob, renew
 from taskflow.jobs.commands import cancel
+from taskflow.jobs.finishing import Stale, finish
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.upkeep import (
     Rescued,

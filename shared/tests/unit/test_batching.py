@@ -103,7 +103,7 @@ async def test_too_many_waiting_is_said_at_once() -> None:
     with pytest.raises(ServiceUnavailable):
         await batcher.submit(2)
     writer.gate.set()
-    assert await asyncio.gather(first, second) == [0, 2]
+    assert (await first, await second) == (0, 2)
 
 
 async def test_closing_writes_what_waits_and_takes_nothing_more() -> None:

@@ -30,6 +30,7 @@ def test_the_body_is_the_contract() -> None:
     assert json.loads(message.body) == {"v": 1, "job_id": str(job_id)}
     assert message.message_id == str(job_id)
     assert message.content_type == "application/json"
+    assert message.headers["traceparent"] == f"00-{job_id.hex}-{job_id.hex[16:]}-00"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import finish
 from taskflow.jobs.commands import cancel
+from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import Attempt, completed, released
 from taskflow.jobs.upkeep import database_time, rescue
 from taskflow.jobs.workers import WorkerRegistration, register_worker
