@@ -33,6 +33,7 @@ if __name__ == "__main__":
         settings = load_settings(ConsumerSettings)
         configure_logging(settings.log_level, settings.log_format, service="consumer")
         logging.getLogger().addHandler(LogCapture())
+        logging.captureWarnings(capture=True)
         registry = Registry.from_modules([*BUILT_IN_HANDLERS, *settings.handlers])
         uvloop.run(main(settings, registry))
     except (ConfigurationError, SchemaBehind) as error:

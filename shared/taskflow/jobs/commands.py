@@ -221,8 +221,8 @@ async def _apply(
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
     expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
-    if expires_at is not None and expires_at <= now:
-        raise InvalidContent("The job would expire at once.", [("/expires_at", "is in the past")])
+    if fields & {"run_at", "expires_at"}:
+        _refuse_early_end(fields, run_at, expires_at, now)
     target = _state_at(state, run_at, now) if "run_at" in fields else state
     priority = change.priority or Priority(row["priority"])
     moves = target is not state or "run_at" in fields or priority != row["priority"]
@@ -244,6 +244,20 @@ async def _apply(
         await _record(connection, row, JobEvent.RESCHEDULE, target, detail)
     publish = moves and target is JobState.QUEUED
     return _pointed(row, pointer_at, priority) if publish else None
+
+
+def _refuse_early_end(
+    fields: Collection[str], run_at: datetime, expires_at: datetime | None, now: datetime
+) -> None:
+    if expires_at is None or expires_at > max(run_at, now):
+        return
+    if "expires_at" not in fields:
+        problem = ("/run_at", "is not before the job expires")
+    elif expires_at <= now:
+        problem = ("/expires_at", "is in the past")
+    else:
+        problem = ("/expires_at", "ends before the job may run")
+    raise InvalidContent("The job would expire before it could run.", [problem])
 
 
 def _state_at(state: JobState, run_at: datetime, now: datetime) -> JobState:

@@ -224,3 +224,12 @@ async def test_an_endpoint_with_tls_is_spoken_to_in_tls(proxy: TcpProxy, s3: Tes
     async with open_store(s3, endpoint=proxy.url.replace("http://", "https://")) as store:
         with pytest.raises(ServiceUnavailable, match="SSL"):
             await store.ping()
+
+
+async def test_a_bucket_that_is_missing_is_made_by_the_first_write(s3: TestBucket) -> None:
+    bucket = f"taskflow-test-{uuid4().hex[:12]}"
+    async with open_store(s3, bucket=bucket) as store:
+        await store.put("logs/a", b"line")
+        assert await store.get("logs/a") == b"line"
+        await store.delete(["logs/a"])
+        store._client.remove_bucket(bucket)

@@ -5,11 +5,12 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from uuid_utils.compat import uuid7
+
 from taskflow.jobs.attempts import ClaimedJob, Verdict, claim
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit, submit_alone
-from uuid_utils.compat import uuid7
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 

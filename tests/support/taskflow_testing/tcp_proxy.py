@@ -72,18 +72,31 @@ class TcpProxy:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._server is None:
+            return
+        loop = asyncio.get_running_loop()
+        for listener in self._server.sockets:
+            loop.remove_reader(listener.fileno())
+        # A connection that was accepted just now is not with us yet, and asyncio loses those that
+        # it is still setting up when the server closes.
+        for _ in range(3):
+            await asyncio.sleep(0)
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        if self._server is not None:
-            await self._server.wait_closed()
+        self._server.close()
+        await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         connection = asyncio.create_task(self._serve(reader, writer))
         self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+
+        def end(connection: asyncio.Task[None]) -> None:
+            # Also of a connection that was cut before its task could begin.
+            writer.transport.abort()
+            self._connections.discard(connection)
+
+        connection.add_done_callback(end)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]

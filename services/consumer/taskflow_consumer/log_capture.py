@@ -1,0 +1,67 @@
+"""Ordinary `logging` inside a job, as lines of that job's log."""
+
+import logging
+from typing import Any
+
+from structlog.processors import format_exc_info
+
+from taskflow.sdk.context import current_attempt_log
+
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SAID_ALREADY = ("level", "logger", "timestamp", "job_id", "attempt")
+"""What structlog is set up to add for the service's own log, where lines of all jobs meet."""
+_LEVELS = (
+    (logging.CRITICAL, "critical"),
+    (logging.ERROR, "error"),
+    (logging.WARNING, "warning"),
+    (logging.INFO, "info"),
+)
+
+
+class LogCapture(logging.Handler):
+    """Brings records to the log of the attempt that emits them; outside an attempt it does nothing.
+
+    To be added to the root logger, beside what writes the service's own log.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record as one line: its message, its `extra`, its traceback."""
+        attempt_log = current_attempt_log.get()
+        if attempt_log is None:
+            return
+        try:
+            message, fields = _content(record)
+            attempt_log.write(_level(record.levelno), message, record.name, fields)
+        except Exception:  # noqa: BLE001 - a bad format in a user's call must not fail the job
+            self.handleError(record)
+
+
+def _content(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    if isinstance(record.msg, dict) and "event" in record.msg:
+        return _structlog_content(record.msg)
+    fields = {name: value for name, value in vars(record).items() if name not in _OWN_ATTRIBUTES}
+    if record.exc_info:
+        fields["traceback"] = _FORMATTER.formatException(record.exc_info)
+    elif record.exc_text:
+        fields["traceback"] = record.exc_text
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    return record.getMessage(), fields
+
+
+def _structlog_content(event: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The content of an event that structlog hands to logging, to be rendered by a formatter."""
+    fields = dict(format_exc_info(None, "", event.copy()))
+    message = str(fields.pop("event"))
+    for name in _SAID_ALREADY:
+        fields.pop(name, None)
+    if "exception" in fields:
+        fields["traceback"] = fields.pop("exception")
+    return message, fields
+
+
+_FORMATTER = logging.Formatter()
+
+
+def _level(number: int) -> str:
+    return next((name for least, name in _LEVELS if number >= least), "debug")

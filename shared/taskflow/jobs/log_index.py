@@ -1,0 +1,98 @@
+"""Which stretch of which object holds whose lines: the table `log_chunks`.
+
+The object is written first and its rows after it, so the table never names what isn't there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from taskflow.db.pool import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLogRange:
+    """A stretch of an object, in bytes."""
+
+    object_key: str
+    byte_offset: int
+    byte_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Whole lines of one attempt, and where they lie."""
+
+    tenant_id: UUID
+    job_id: UUID
+    attempt: int
+    stored: StoredLogRange
+    line_count: int
+
+
+# All rows of an object come or go in one statement; erasing a job's lines rests on it. The job
+# may have been deleted while its last lines waited for the object store: they stay unnamed.
+_INSERT = """
+INSERT INTO log_chunks
+    (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count)
+SELECT tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count
+FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::int[])
+    WITH ORDINALITY AS chunk
+    (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count, position)
+WHERE EXISTS (SELECT FROM jobs WHERE jobs.id = chunk.job_id)
+ORDER BY position
+ON CONFLICT (object_key, byte_offset) DO NOTHING
+"""
+
+
+async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> None:
+    """Name chunks, in the order in which their lines are to be read; again changes nothing."""
+    await connection.execute(
+        _INSERT,
+        [chunk.tenant_id for chunk in chunks],
+        [chunk.job_id for chunk in chunks],
+        [chunk.attempt for chunk in chunks],
+        [chunk.stored.object_key for chunk in chunks],
+        [chunk.stored.byte_offset for chunk in chunks],
+        [chunk.stored.byte_length for chunk in chunks],
+        [chunk.line_count for chunk in chunks],
+    )
+
+
+_LIST = """
+SELECT tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count
+FROM log_chunks
+WHERE job_id = $2 AND tenant_id = $1 AND ($3::int IS NULL OR attempt = $3)
+ORDER BY attempt, id
+"""
+
+
+async def list_chunks(
+    connection: Connection, tenant_id: UUID, job_id: UUID, *, attempt: int | None = None
+) -> list[LogChunk]:
+    """A job's chunks, of all its attempts or of one, in the order in which to read them."""
+    rows = await connection.fetch(_LIST, tenant_id, job_id, attempt)
+    return [_chunk(row) for row in rows]
+
+
+def _chunk(row: Any) -> LogChunk:
+    stored = StoredLogRange(row["object_key"], row["byte_offset"], row["byte_length"])
+    return LogChunk(row["tenant_id"], row["job_id"], row["attempt"], stored, row["line_count"])
+
+
+async def lock_object(connection: Connection, object_key: str) -> None:
+    """Hold off others who would rewrite this object, until the end of the transaction."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('taskflow.log_object ' || $1, 0))",
+        object_key,
+    )
+
+
+async def is_named(connection: Connection, object_key: str) -> bool:
+    """Whether any chunk lies in this object."""
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM log_chunks WHERE object_key = $1)", object_key
+        )
+    )
