@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 
+import structlog
 import uvloop
 
 from taskflow.errors import ConfigurationError, SchemaBehind
@@ -19,7 +20,10 @@ from taskflow_consumer.shutdown import Shutdown
 BUILT_IN_HANDLERS = ("taskflow_consumer.handlers.trial",)
 
 
-async def main(settings: ConsumerSettings, registry: Registry) -> None:
+log = structlog.get_logger(__name__)
+
+
+async def work(settings: ConsumerSettings, registry: Registry) -> None:
     """Run until a signal asks for the end; a second one asks for it at once."""
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
@@ -28,17 +32,26 @@ async def main(settings: ConsumerSettings, registry: Registry) -> None:
     await run(settings, registry, shutdown)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """The process; its exit code. A defect ends it, for its supervisor to start it again."""
     try:
         settings = load_settings(ConsumerSettings)
         configure_logging(settings.log_level, settings.log_format, service="consumer")
         logging.getLogger().addHandler(LogCapture())
         logging.captureWarnings(capture=True)
         registry = Registry.from_modules([*BUILT_IN_HANDLERS, *settings.handlers])
-        uvloop.run(main(settings, registry))
+        uvloop.run(work(settings, registry))
     except (ConfigurationError, SchemaBehind) as error:
         exit_with(error)
+    except Exception:
+        log.exception("consumer_failed")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    exit_code = main()
     # A handler's thread that can't be stopped must not keep the process from ending.
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(exit_code)

@@ -112,22 +112,25 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
             on_watermark=heartbeat.claimed,
         )
         log.info("consumer_started", worker_id=str(me.worker_id), queues=me.queues)
-        await _work(subscriber, shutdown)
-        log.info("consumer_stopping", running=executor.concurrency - executor.free)
-        await say(WorkerState.DRAINING)
-        await _wind_down(subscriber, executor, shutdown, settings.shutdown_grace_seconds)
+        try:
+            await _work(subscriber, shutdown)
+        finally:
+            log.info("consumer_stopping", running=executor.concurrency - executor.free)
+            await say(WorkerState.DRAINING)
+            await _wind_down(subscriber, executor, shutdown, settings.shutdown_grace_seconds)
     log.info("consumer_stopped", worker_id=str(me.worker_id))
 
 
 async def _work(subscriber: Subscriber, shutdown: Shutdown) -> None:
-    """Take jobs until the end is asked for, or the subscriber breaks."""
+    """Take jobs until the end is asked for; raise what breaks the subscriber before."""
     subscriber.start()
     asked = asyncio.create_task(shutdown.wait())
-    broken = asyncio.create_task(subscriber.wait())
-    await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (asked, broken):
-        task.cancel()
-    await asyncio.gather(asked, broken, return_exceptions=True)
+    working = asyncio.create_task(subscriber.wait())
+    await asyncio.wait({asked, working}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if working.done():
+        working.result()
+    working.cancel()
 
 
 async def _wind_down(

@@ -24,9 +24,8 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 
 BROKER_ERRORS: tuple[type[BaseException], ...] = (
     aiormq.exceptions.AMQPError,
-    # Both spell "the channel or connection is closed", one as a RuntimeError.
-    aiormq.exceptions.ChannelInvalidStateError,
-    aiormq.exceptions.ConnectionClosed,
+    # aiormq's ChannelInvalidStateError is one, and uvloop's word for a transport that was closed.
+    RuntimeError,
     OSError,
     TimeoutError,
 )
@@ -105,7 +104,7 @@ class Broker:
             lost = asyncio.Event()
             try:
                 self._connection = await self._connect(lost)
-            except BROKER_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, without a connection we end
                 failures += 1
                 self._report(error, failures)
                 await asyncio.sleep(pause_seconds(failures))
@@ -144,6 +143,7 @@ class Broker:
                 error=_said(error),
                 hint="see TASKFLOW_AMQP_URL" if _is_refusal(error) else None,
                 failures=failures,
+                exc_info=None if isinstance(error, BROKER_ERRORS) else error,
             )
 
 
