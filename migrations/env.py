@@ -1,8 +1,11 @@
 """Alembic's entry: one history for the one database, run by `make migrate`."""
 
 import asyncio
+from collections.abc import Iterable
 
 from alembic import context
+from alembic.operations.ops import MigrationScript
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 from taskflow.db.engine import sqlalchemy_url
@@ -13,13 +16,17 @@ from taskflow.settings import MigrationSettings, exit_with, load_settings
 LOCK_ID = 7_083_912_114_001  # arbitrary; two migrating processes take turns
 
 
-def next_revision(context_: object, revision: object, directives: list[object]) -> None:
+def next_revision(
+    context_: MigrationContext,
+    revision: str | Iterable[str | None] | Iterable[str],
+    directives: list[MigrationScript],
+) -> None:
     """Number revisions 0001, 0002, ... so that they compare as text."""
     del context_, revision
     for directive in directives:
         heads = context.script.get_heads()
         number = int(heads[0]) + 1 if heads else 1
-        directive.rev_id = f"{number:04d}"  # type: ignore[attr-defined]
+        directive.rev_id = f"{number:04d}"
 
 
 def run(connection: Connection) -> None:

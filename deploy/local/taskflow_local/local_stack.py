@@ -1,0 +1,76 @@
+"""The stack of `make up`: which servers and services, with which settings."""
+
+from pathlib import Path
+
+from taskflow_local.component import Component
+from taskflow_local.ports import Port
+from taskflow_local.postgres import Postgres
+from taskflow_local.rabbitmq import RabbitMQ
+from taskflow_local.redis import Redis
+from taskflow_local.s3 import S3
+from taskflow_local.services import Service
+from taskflow_local.stack import Stack
+from taskflow_local.stack_settings import StackSettings
+
+_USER = "taskflow"
+
+
+def stack_directory(checkout: Path) -> Path:
+    """Where its data and logs are."""
+    return checkout / ".taskflow" / "up"
+
+
+def build_stack(checkout: Path, settings: StackSettings) -> Stack:
+    """Put it together; nothing is started."""
+    directory = stack_directory(checkout)
+    return Stack(directory, _servers(directory, settings), _services(checkout, settings))
+
+
+def _servers(directory: Path, settings: StackSettings) -> list[Component]:
+    return [
+        Postgres(
+            directory / "postgres",
+            settings.postgres_port,
+            role=_USER,
+            password=settings.postgres_password,
+            database=_USER,
+        ),
+        RabbitMQ(
+            directory / "rabbitmq",
+            settings.rabbitmq_port,
+            management_port=settings.rabbitmq_management_port,
+            prometheus_port=settings.rabbitmq_prometheus_port,
+            epmd_port=settings.rabbitmq_epmd_port,
+            distribution_port=settings.rabbitmq_distribution_port,
+            user=_USER,
+            password=settings.rabbitmq_password,
+            virtual_host=_USER,
+        ),
+        Redis(
+            directory / "redis",
+            settings.redis_port,
+            settings.redis_password,
+        ),
+        S3(
+            directory / "s3",
+            settings.s3_port,
+            settings.s3_access_key,
+            settings.s3_secret_key,
+            settings.s3_bucket,
+        ),
+    ]
+
+
+def _services(checkout: Path, settings: StackSettings) -> list[Component]:
+    api_port = Port(settings.api_port, "the API", "TASKFLOW_API_PORT")
+    return [
+        Service("api", "taskflow_api", checkout, readyz_port=api_port),
+        Service(
+            "consumer",
+            "taskflow_consumer",
+            checkout,
+            grace_seconds=settings.shutdown_grace_seconds,
+        ),
+        # Two, of which an advisory lock elects the one that acts: the other takes over.
+        *(Service(f"scheduler-{number}", "taskflow_scheduler", checkout) for number in (1, 2)),
+    ]
