@@ -10,7 +10,8 @@ from taskflow.jobs.states import Priority
 PATIENCE = 10
 """How often a lane that is not empty may be passed over before it is served first."""
 
-_URGENCY = {priority: rank for rank, priority in enumerate(Priority)}
+URGENCY = {priority: rank for rank, priority in enumerate(Priority)}
+"""Higher is served sooner."""
 
 
 class Buffer(Protocol):
@@ -35,7 +36,7 @@ class _Place(Generic[BufferType]):
 
     @property
     def urgency(self) -> int:
-        return _URGENCY[self.buffer.lane.priority]
+        return URGENCY[self.buffer.lane.priority]
 
 
 class Picker(Generic[BufferType]):

@@ -7,12 +7,12 @@ import asyncpg
 import structlog
 
 from taskflow.batching import Batcher
-from taskflow.broker.message import Pointer
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import Attempt, JobError, Outcome, OutcomeKind
-from taskflow.jobs.states import JobState
+from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.states import DISPATCHABLE, JobState
 from taskflow.patience import pause_seconds
 from taskflow.relay import Burial, Dispatch, Relay, Sending
 
@@ -95,7 +95,8 @@ def _what_follows(outcome: Outcome, verdict: Verdict) -> Sending | None:
     pointer = Pointer(verdict.job_id, verdict.lane, verdict.type, stamp)
     if verdict.state is JobState.FAILED:
         return Burial(pointer, outcome.error.type if outcome.error else "failed")
-    if verdict.pointer_at is None:
+    # An answer that was lost is read from the row, which may have been claimed since.
+    if verdict.state not in DISPATCHABLE or verdict.pointer_at is None:
         return None
     delay = verdict.delay_seconds if verdict.state is JobState.RETRYING else 0.0
     return Dispatch(pointer, delay)

@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
 from taskflow.broker.connection import BROKER_ERRORS, Broker
-from taskflow.broker.message import Pointer, ReceivedPointer, UndecodableMessage, decode
+from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
@@ -29,7 +29,7 @@ from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import Delivery, LaneConsumer
-from taskflow_consumer.picker import Picker
+from taskflow_consumer.picker import URGENCY, Picker
 
 MAX_BATCH = 100
 MAX_PREFETCH = 200
@@ -91,7 +91,8 @@ class Subscriber:
         self._database = database
         self._executor = executor
         self._claimer = claimer
-        self._lanes = list(lanes)
+        # The most urgent first, so that after a pause their pointers are the first to arrive.
+        self._lanes = sorted(lanes, key=lambda lane: URGENCY[lane.priority], reverse=True)
         self._on_watermark = on_watermark
         self._consumers: list[LaneConsumer] = []
         self._arrived = asyncio.Event()
@@ -191,9 +192,7 @@ class Subscriber:
                 await consumer.hand_back()
             await self._first_of(self._executor.wait_free)
 
-    async def _pick(
-        self, picker: Picker[LaneConsumer]
-    ) -> list[tuple[LaneConsumer, list[Delivery]]]:
+    async def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
         """What to claim next; empty when the wait ended for another reason."""
         while not (self._stopping.is_set() or self._lost.is_set()):
             self._arrived.clear()
@@ -204,19 +203,19 @@ class Subscriber:
         return []
 
     async def _take(self, batch: list[Picked]) -> None:
-        """Claim, send on what came too early, acknowledge, start."""
+        """Claim, start, send on what came too early, acknowledge."""
         taken = [
             item
             for consumer, deliveries in batch
             for item in await self._read(consumer, deliveries)
         ]
         verdicts = await self._claim([item.pointer.job_id for item in taken])
-        await self._send_on(_early(taken, verdicts))
         claimed = [verdict for verdict in verdicts if isinstance(verdict, ClaimedJob)]
-        self._note_watermarks(taken, verdicts)
-        # Started before the acknowledgement: if that fails, the claims are ours all the same.
+        # Before anything else: their leases run, whatever becomes of the broker.
         for job in claimed:
             self._executor.start(job)
+        self._note_watermarks(taken, claimed)
+        await asyncio.gather(*(self._send_on(later) for later in _early(taken, verdicts)))
         for consumer, deliveries in batch:
             await consumer.acknowledge_through(deliveries[-1])
 
@@ -261,20 +260,24 @@ class Subscriber:
                 log.debug("claimed", asked=len(unique), got=len(verdicts))
                 return verdicts
 
-    async def _send_on(self, early: list[Later]) -> None:
-        """To the next rung, and wait for the confirm: acknowledged before it they could be lost."""
-        for item in early:
-            pointer = Pointer(item.job_id, item.lane, item.type, item.pointer_at)
-            try:
-                await self._publisher.publish_later(pointer, item.delay_seconds)
-            except PublishFailed:
-                self._relay.send([Dispatch(pointer, item.delay_seconds)])
+    async def _send_on(self, later: Later) -> None:
+        """To the next rung, and wait for the confirm: acknowledged before it, it could be lost."""
+        try:
+            await self._publisher.publish_later(later.pointer, later.delay_seconds)
+        except PublishFailed:
+            self._relay.send([Dispatch(later.pointer, later.delay_seconds)])
 
-    def _note_watermarks(self, taken: list[_Taken], verdicts: list[Verdict]) -> None:
-        early = {verdict.job_id for verdict in verdicts if isinstance(verdict, Later)}
+    def _note_watermarks(self, taken: list[_Taken], claimed: list[ClaimedJob]) -> None:
+        """Tell how far lanes are taken, by what was claimed.
+
+        A stamp ahead of its claim came down the ladder before its time, since its job was moved
+        or has ended: it would make lost pointers of all that wait in the lane.
+        """
+        claimed_at = {job.attempt.job_id: job.started_at for job in claimed}
         for item in taken:
-            if item.pointer.pointer_at is not None and item.pointer.job_id not in early:
-                self._on_watermark(item.source.lane.key, item.pointer.pointer_at)
+            stamp, at = item.pointer.pointer_at, claimed_at.get(item.pointer.job_id)
+            if stamp is not None and at is not None and stamp - STAMP_ROUNDING <= at:
+                self._on_watermark(item.source.lane.key, stamp)
 
     async def _watch(self) -> None:
         """A consumer that the broker has forgotten gets no message and no error: look."""
@@ -282,7 +285,8 @@ class Subscriber:
         while True:
             await asyncio.sleep(WATCHDOG_SECONDS)
             try:
-                forgotten = await self._forgotten_lanes()
+                async with asyncio.timeout(WATCHDOG_SECONDS):
+                    forgotten = await self._forgotten_lanes()
             except _BROKER_AWAY as error:
                 log.debug("watchdog_could_not_look", error=str(error))
                 continue
@@ -321,10 +325,10 @@ def _early(taken: Iterable[_Taken], verdicts: Iterable[Verdict]) -> list[Later]:
 
     An older one has been replaced, and would circle on the ladder beside the one that replaced it.
     """
-    early = {verdict.job_id: verdict for verdict in verdicts if isinstance(verdict, Later)}
+    early = {later.pointer.job_id: later for later in verdicts if isinstance(later, Later)}
     current = set()
     for item in taken:
-        verdict, stamp = early.get(item.pointer.job_id), item.pointer.pointer_at
-        if verdict is not None and (stamp is None or stamp >= verdict.pointer_at - STAMP_ROUNDING):
-            current.add(verdict.job_id)
+        later, stamp = early.get(item.pointer.job_id), item.pointer.pointer_at
+        if later and (stamp is None or stamp >= later.pointer.pointer_at - STAMP_ROUNDING):
+            current.add(item.pointer.job_id)
     return [early[job_id] for job_id in current]

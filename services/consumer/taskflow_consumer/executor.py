@@ -1,0 +1,244 @@
+"""Runs claimed jobs, each in a task of its own, from its claim to its recorded outcome."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from uuid import UUID
+
+from structlog.typing import FilteringBoundLogger
+
+from taskflow.jobs.attempts import ClaimedJob
+from taskflow.jobs.finishing import Stale
+from taskflow.jobs.outcomes import Outcome
+from taskflow.sdk.registry import Registry
+from taskflow_consumer.isolation.contained_exits import contain_exits
+from taskflow_consumer.isolation.handler_call import HandlerCall
+from taskflow_consumer.isolation.processes import Processes
+from taskflow_consumer.isolation.services import LoopServices
+from taskflow_consumer.middleware.cancellation import Cancellation
+from taskflow_consumer.middleware.chain import fold
+from taskflow_consumer.middleware.large_results import LargeResults
+from taskflow_consumer.middleware.log_capture import log_capture
+from taskflow_consumer.middleware.run import Run
+from taskflow_consumer.middleware.service_log import ServiceLog
+from taskflow_consumer.middleware.stop import Stop, StopReason
+from taskflow_consumer.middleware.timeout import Timeout
+from taskflow_consumer.ports import Artifacts, Checkpoints, Leases, LogShipper, Progress, Recorder
+
+HANG_AFTER_SECONDS = 10.0
+"""How long past its time-out a handler may block this process before that is taken for a hang."""
+LEAVE_SECONDS = 5.0
+"""What a supervisor may take to end that is given up."""
+
+
+class Executor:
+    """Supervises the attempts of this process, at most `concurrency` at a time. Born in the loop.
+
+    `stop_grace_seconds`: what a handler gets to clean up when it is told to stop.
+    `result_patience_seconds`: how long a large result waits for the object store.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        recorder: Recorder,
+        leases: Leases,
+        log_shipper: LogShipper,
+        artifacts: Artifacts,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        log: FilteringBoundLogger,
+        random: random.Random,
+        concurrency: int,
+        result_inline_bytes: int,
+        result_max_bytes: int,
+        stop_grace_seconds: float = 3.0,
+        result_patience_seconds: float = 60.0,
+    ) -> None:
+        self.concurrency = concurrency
+        self._registry = registry
+        self._recorder = recorder
+        self._leases = leases
+        self._log_shipper = log_shipper
+        self._artifacts = artifacts
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._log = log
+        self._random = random
+        self._processes = Processes(_isolated_modules(registry))
+        self._run_handler = fold(
+            [
+                ServiceLog(log),
+                log_capture,
+                LargeResults(
+                    artifacts,
+                    inline_bytes=result_inline_bytes,
+                    patience_seconds=result_patience_seconds,
+                ),
+                Timeout(leases, stop_grace_seconds + HANG_AFTER_SECONDS),
+                Cancellation(stop_grace_seconds),
+            ],
+            HandlerCall(registry, self._processes, result_max_bytes),
+        )
+        self._runs: dict[asyncio.Task[None], Run] = {}
+        self._slot_freed = asyncio.Event()
+        self._draining = False
+        contain_exits()
+
+    async def warm_up(self) -> None:
+        """Prepare what makes the first isolated job quick, if there are such jobs."""
+        if _isolated_modules(self._registry):
+            await self._processes.warm_up()
+
+    @property
+    def free(self) -> int:
+        """How many more jobs may be started."""
+        return max(0, self.concurrency - len(self._runs))
+
+    @property
+    def lingering(self) -> int:
+        """How many handlers go on after the outcome of their attempt: each keeps its slot."""
+        return sum(run.lingering is not None for run in self._runs.values())
+
+    async def wait_free(self) -> None:
+        """Return when a slot is free."""
+        while not self.free:
+            self._slot_freed.clear()
+            await self._slot_freed.wait()
+
+    def start(self, job: ClaimedJob) -> None:
+        """Run a job that this process has claimed; once draining has begun, hand it back."""
+        run = self._new_run(job)
+        self._leases.hold(job.attempt, None)
+        if self._draining:
+            run.stop.order(StopReason.SHUTDOWN)
+        # The one strong reference to the task: nothing but `drain` ever cancels it.
+        task = asyncio.create_task(self._supervise(run), name=f"job-{job.attempt.job_id}")
+        self._runs[task] = run
+        task.add_done_callback(self._forget)
+
+    def cancel(self, job_id: UUID, attempt_number: int, reason: StopReason) -> bool:
+        """Tell an attempt to stop; whether it was still running.
+
+        What comes of it is recorded like any other outcome, or not at all if its lease is lost.
+        """
+        for run in self._unsettled():
+            if (run.attempt.job_id, run.attempt.number) == (job_id, attempt_number):
+                run.stop.order(reason)
+                return True
+        return False
+
+    async def drain(self, grace_seconds: float, release_seconds: float = 10.0) -> None:
+        """Let the jobs finish for so long, hand back the rest, and end.
+
+        `release_seconds` bounds what comes after the grace: handlers that clean up, outcomes that
+        are recorded. A second call, at the same time or later, may only shorten it.
+        """
+        self._draining = True
+        await self._settle_within(grace_seconds)
+        for run in self._unsettled():
+            run.stop.order(StopReason.SHUTDOWN)
+        await self._settle_within(release_seconds)
+        for run in self._runs.values():
+            self._log.warning(
+                "job_left_behind",
+                job_id=str(run.attempt.job_id),
+                attempt=run.attempt.number,
+                recorded=run.settled.done(),
+            )
+        await _cancel(self._runs)
+
+    async def _supervise(self, run: Run) -> None:
+        try:
+            await self._execute(run)
+        except Exception:  # noqa: BLE001 - said in full, and one job must not end the others
+            # A defect of ours. The lease runs out, and the job is given to whoever can.
+            self._log.exception(
+                "job_supervision_failed",
+                job_id=str(run.attempt.job_id),
+                attempt=run.attempt.number,
+            )
+        finally:
+            self._leases.drop(run.attempt)
+            run.services.close()
+            run.settled.set_result(None)
+            await self._see_off(run)
+
+    async def _execute(self, run: Run) -> None:
+        outcome = await self._run_handler(run)
+        run.services.close()
+        if outcome is None:
+            return
+        recorded = await self._recorder.record(run.attempt, outcome)
+        if isinstance(recorded, Stale):
+            self._log.warning(
+                "job_outcome_refused",
+                job_id=str(run.attempt.job_id),
+                attempt=run.attempt.number,
+                outcome=outcome.kind,
+            )
+
+    async def _see_off(self, run: Run) -> None:
+        """Keep the slot, and the log open, for as long as the handler goes on."""
+        try:
+            if run.lingering is not None:
+                await self._outlast(run, run.lingering)
+        finally:
+            await run.log.close()
+
+    async def _outlast(self, run: Run, handler: "asyncio.Task[Outcome | None]") -> None:
+        log = self._log.bind(job_id=str(run.attempt.job_id), attempt=run.attempt.number)
+        log.warning("handler_goes_on", type=run.job.type, lingering=self.lingering)
+        try:
+            await asyncio.wait({handler})
+            log.info("handler_ended_late", type=run.job.type, seconds=round(run.seconds, 6))
+        finally:
+            handler.cancel()
+
+    def _new_run(self, job: ClaimedJob) -> Run:
+        job_type = self._registry[job.type]
+        log, stop = self._log_shipper.open(job), Stop()
+        return Run(
+            job=job,
+            job_type=job_type,
+            log=log,
+            services=LoopServices(
+                job,
+                log=log,
+                stop=stop,
+                artifacts=self._artifacts,
+                checkpoints=self._checkpoints,
+                progress=self._progress,
+            ),
+            stop=stop,
+            random=self._random,
+            settled=asyncio.get_running_loop().create_future(),
+        )
+
+    def _unsettled(self) -> list[Run]:
+        return [run for run in self._runs.values() if not run.settled.done()]
+
+    async def _settle_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (unsettled := self._unsettled()) and loop.time() < deadline:
+            waits = [run.settled for run in unsettled]
+            await asyncio.wait(waits, timeout=deadline - loop.time())
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._runs[task]
+        self._slot_freed.set()
+
+
+def _isolated_modules(registry: Registry) -> list[str]:
+    isolated = [job_type.name for job_type in registry if job_type.isolation == "process"]
+    return sorted({registry.module_of(name) for name in isolated})
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=LEAVE_SECONDS)

@@ -1,0 +1,1 @@
+"""The job types that every consumer can run."""

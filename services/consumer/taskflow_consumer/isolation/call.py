@@ -1,0 +1,60 @@
+"""The call of a handler: payload in, ending out, whatever it does."""
+
+import inspect
+from dataclasses import dataclass
+from uuid import UUID
+
+from taskflow.sdk.context import AttemptServices, JobContext, SyncJobContext
+from taskflow.sdk.errors import InvalidPayload, JsonTooLarge, NotJson
+from taskflow.sdk.job_type import JobType
+from taskflow.sdk.json_values import encode_json
+from taskflow_consumer.isolation.ending import Ending, Raised, Returned, raised, refused
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A handler's call, ready to be made."""
+
+    job_type: JobType
+    job_id: UUID
+    attempt: int
+    payload_json: str
+    checkpoint_json: str | None
+    services: AttemptServices
+    result_max_bytes: int
+
+    async def run(self) -> Ending:
+        """Call an `async def` handler."""
+        try:
+            context = JobContext(self.job_id, self.attempt, self.services, self.checkpoint_json)
+            arguments = self.job_type.arguments(self.payload_json, context)
+            return self._returned(await self.job_type.handler(*arguments))
+        except InvalidPayload as error:
+            return refused("invalid_payload", str(error))
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a job must not end us
+            return raised(error)
+
+    def run_blocking(self) -> Ending:
+        """Call a `def` handler."""
+        try:
+            context = SyncJobContext(self.job_id, self.attempt, self.services, self.checkpoint_json)
+            arguments = self.job_type.arguments(self.payload_json, context)
+            return self._returned(self.job_type.handler(*arguments))
+        except InvalidPayload as error:
+            return refused("invalid_payload", str(error))
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a job must not end us
+            return raised(error)
+
+    def _returned(self, value: object) -> Raised | Returned:
+        if inspect.iscoroutine(value):
+            value.close()
+            return refused(
+                "result_not_json",
+                "The handler returned a coroutine: it looks like a 'def' around an 'async def'.",
+            )
+        try:
+            return Returned(encode_json(value, max_bytes=self.result_max_bytes))
+        except JsonTooLarge as error:
+            return refused("result_too_large", f"The handler's result can't be stored: {error}.")
+        except NotJson as error:
+            return refused("result_not_json", f"The handler's result can't be stored: {error}.")

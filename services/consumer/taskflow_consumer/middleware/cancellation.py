@@ -1,0 +1,59 @@
+"""The end of an attempt that is told to stop, whether its handler obeys or not."""
+
+import asyncio
+from typing import Any
+
+from taskflow.jobs.outcomes import Outcome
+from taskflow_consumer.middleware.chain import Step
+from taskflow_consumer.middleware.run import Run
+from taskflow_consumer.middleware.stop import StopReason
+
+_WORDS = {
+    StopReason.TIMEOUT: "its time is up",
+    StopReason.CANCEL_REQUESTED: "a cancel was asked for",
+    StopReason.LEASE_LOST: "another worker has the job now",
+    StopReason.SHUTDOWN: "the consumer shuts down",
+}
+
+
+class Cancellation:
+    """Waits for the handler or for the order to stop, whichever comes first.
+
+    A handler that is told to stop gets `grace_seconds` to clean up. Then the outcome stands; a
+    handler that goes on regardless keeps its slot, and what it returns is ignored.
+    """
+
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+
+    async def __call__(self, run: Run, next_step: Step) -> Outcome | None:
+        """Run the next step until it ends or has to."""
+        if run.stop.reason is not None:
+            return run.outcome_of_stop(run.stop.reason)
+        handler = asyncio.create_task(next_step(run))
+        either: set[asyncio.Future[Any]] = {handler, run.stop.ordered}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if handler.done():
+                return handler.result()
+            reason = run.stop.ordered.result()
+            await self._stop(run, handler, reason)
+            return run.outcome_of_stop(reason)
+        finally:
+            if run.lingering is None:
+                handler.cancel()
+
+    async def _stop(
+        self, run: Run, handler: "asyncio.Task[Outcome | None]", reason: StopReason
+    ) -> None:
+        run.write("warning", f"stopped: {_WORDS[reason]}")
+        grace_seconds = self._grace_seconds
+        if not run.job_type.runs_in_thread:
+            handler.cancel()
+        elif reason is StopReason.TIMEOUT:
+            # A thread can't be interrupted, only told; and this one has had its time.
+            grace_seconds = 0.0
+        await asyncio.wait({handler}, timeout=grace_seconds)
+        if not handler.done():
+            run.lingering = handler
+            run.write("warning", "the handler goes on regardless and keeps its slot until it ends")
