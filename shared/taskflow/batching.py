@@ -32,7 +32,7 @@ class Batcher(Generic[In, Out]):
 
     `write` answers each item of its batch, in their order; what it raises is raised to every
     caller of the batch. A caller that is cancelled disturbs no other one: its item is written
-    all the same.
+    all the same, or, with `skip_cancelled`, left out if its batch has not begun.
     """
 
     def __init__(
@@ -44,15 +44,20 @@ class Batcher(Generic[In, Out]):
         size_of: Callable[[In], int] = lambda _: 0,
         writers: int = 1,
         max_waiting: int = 10_000,
+        skip_cancelled: bool = False,
     ) -> None:
-        """`max_items` and `max_size` (in the unit of `size_of`) bound a batch, `writers` how many
-        are written at once, `max_waiting` the items that may wait."""
+        """Make a batcher that waits for its first item.
+
+        `max_items` and `max_size` (in the unit of `size_of`) bound a batch, `writers` how many
+        are written at once, `max_waiting` the items that may wait.
+        """
         self._write = write
         self._max_items = max_items
         self._max_size = max_size
         self._size_of = size_of
         self._max_writers = writers
         self._max_waiting = max_waiting
+        self._skip_cancelled = skip_cancelled
         self._waiting: deque[_Waiting[In, Out]] = deque()
         self._writers: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -84,8 +89,7 @@ class Batcher(Generic[In, Out]):
             await asyncio.gather(*self._writers)
 
     async def _write_batches(self) -> None:
-        while self._waiting:
-            batch = self._next_batch()
+        while batch := self._next_batch():
             try:
                 answers = await self._write([waiting.item for waiting in batch])
             except Exception as error:  # noqa: BLE001 - handed on to the callers
@@ -98,11 +102,14 @@ class Batcher(Generic[In, Out]):
                         waiting.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Waiting[In, Out]]:
-        batch = [self._waiting.popleft()]
-        size = batch[0].size
+        batch: list[_Waiting[In, Out]] = []
+        size = 0
         while self._waiting and len(batch) < self._max_items:
+            if self._skip_cancelled and self._waiting[0].answer.cancelled():
+                self._waiting.popleft()
+                continue
             size += self._waiting[0].size
-            if self._max_size is not None and size > self._max_size:
+            if batch and self._max_size is not None and size > self._max_size:
                 break
             batch.append(self._waiting.popleft())
         return batch

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from taskflow.broker.message import Pointer, encode
+from taskflow.broker.message import encode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
-from taskflow.jobs.pointers import unstamp
+from taskflow.jobs.dispatch import unstamp
+from taskflow.jobs.pointers import Pointer
 
 WINDOW = 200
 """How many messages may wait for their confirms at once."""

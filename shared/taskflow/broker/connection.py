@@ -19,7 +19,7 @@ from taskflow.broker import topology
 from taskflow.errors import ServiceUnavailable
 from taskflow.patience import pause_seconds
 
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 5
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 BROKER_ERRORS: tuple[type[BaseException], ...] = (
@@ -96,7 +96,7 @@ class Broker:
             yield channel
         finally:
             with contextlib.suppress(*BROKER_ERRORS):
-                await channel.close()
+                await asyncio.wait_for(channel.close(), CONNECT_TIMEOUT_SECONDS)
 
     async def _keep_connected(self) -> None:
         failures = 0

@@ -9,7 +9,7 @@ from uuid import UUID
 from aio_pika import DeliveryMode, Message
 
 from taskflow.errors import TaskFlowError
-from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer as Pointer  # noqa: PLC0414 - the API imports it here
 
 VERSION = 1
 CONTENT_TYPE = "application/json"
@@ -20,16 +20,6 @@ TRACEPARENT_HEADER = "traceparent"
 
 class UndecodableMessage(TaskFlowError):
     """A message that says nothing we know; its text is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """Where a waiting job is found, and when its pointer was stamped (database time)."""
-
-    job_id: UUID
-    lane: Lane
-    job_type: str
-    pointer_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +37,7 @@ def encode(pointer: Pointer) -> Message:
         content_type=CONTENT_TYPE,
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=str(pointer.job_id),
-        type=pointer.job_type,
+        type=pointer.type,
         # Milliseconds as an integer: AMQP's own timestamp has only seconds.
         headers={
             POINTER_AT_HEADER: round(pointer.pointer_at.timestamp() * 1000),

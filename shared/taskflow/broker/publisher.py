@@ -10,10 +10,11 @@ from aio_pika.abc import AbstractChannel
 
 from taskflow.broker import topology
 from taskflow.broker.connection import BROKER_ERRORS, Broker
-from taskflow.broker.message import REASON_HEADER, Pointer, encode
+from taskflow.broker.message import REASON_HEADER, encode
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 
 _UNREACHABLE: tuple[type[BaseException], ...] = (*BROKER_ERRORS, ServiceUnavailable)
 

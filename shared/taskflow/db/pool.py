@@ -22,9 +22,19 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.SerializationError,
     asyncpg.QueryCanceledError,
     asyncpg.InsufficientResourcesError,
+    # A server that was demoted, before our connections are led to its successor.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 """Errors after which the same statement with the same ids may be sent again: all writes of ours
 are idempotent. A commit whose answer was lost is among them."""
+
+REFUSALS: tuple[type[BaseException], ...] = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""PostgreSQL is there and doesn't let us in: a wrong password, a missing database. A process that
+starts says so and ends; one that runs goes on asking, for its outcomes are not written yet."""
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -41,11 +51,11 @@ class Database:
         """One connection in autocommit.
 
         Raises:
-            ServiceUnavailable: none is free in time, or the server can't be reached.
+            ServiceUnavailable: none is free in time, or the server can't be reached or refuses us.
         """
         try:
             connection = await self._pool.acquire(timeout=self._acquire_timeout)
-        except TRANSIENT_ERRORS as error:
+        except (*TRANSIENT_ERRORS, *REFUSALS) as error:
             raise ServiceUnavailable("PostgreSQL", _said(error)) from error
         try:
             yield connection

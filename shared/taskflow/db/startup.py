@@ -2,10 +2,9 @@
 
 import asyncio
 
-import asyncpg
 import structlog
 
-from taskflow.db.pool import TRANSIENT_ERRORS, Database
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.db.schema_version import check_schema
 from taskflow.errors import ConfigurationError, ServiceUnavailable
 from taskflow.patience import pause_seconds
@@ -13,12 +12,6 @@ from taskflow.patience import pause_seconds
 PATIENCE_SECONDS = 30.0
 
 _AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
-_REFUSALS = (
-    asyncpg.InvalidPasswordError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-)
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +32,11 @@ async def wait_for_database(
         try:
             async with database.connection() as connection:
                 await check_schema(connection)
-        except _REFUSALS as error:
-            raise ConfigurationError(f"TASKFLOW_DATABASE_URL: {error}") from error
+        except REFUSALS as error:
+            raise _refused(error) from error
         except _AWAY as error:
+            if isinstance(error.__cause__, REFUSALS):
+                raise _refused(error.__cause__) from error
             failures += 1
             if loop.time() >= deadline:
                 raise ConfigurationError(
@@ -51,3 +46,7 @@ async def wait_for_database(
             await asyncio.sleep(pause_seconds(failures))
         else:
             return
+
+
+def _refused(refusal: BaseException) -> ConfigurationError:
+    return ConfigurationError(f"TASKFLOW_DATABASE_URL: {refusal}")

@@ -15,6 +15,7 @@ from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobEvent, Priority
 
 UNKNOWN_TYPE_DELAY_SECONDS = 5.0
@@ -35,6 +36,7 @@ class ClaimedJob:
     max_attempts: int
     attempt_limit: int
     created_at: datetime
+    started_at: datetime
 
     @property
     def attempts_left(self) -> int:
@@ -51,10 +53,7 @@ class ClaimedJob:
 class Later:
     """The pointer came before its time: it goes to a rung of the ladder."""
 
-    job_id: UUID
-    type: str
-    lane: Lane
-    pointer_at: datetime
+    pointer: Pointer
     delay_seconds: float
 
 
@@ -89,7 +88,7 @@ WITH locked AS MATERIALIZED (
       AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp())
       AND locked.attempt < locked.attempt_limit
       AND locked.type = ANY($5::text[])
-    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt
+    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
     SELECT id, tenant_id, 'claim', source, 'running', attempt, $2 FROM claimed
@@ -98,6 +97,7 @@ SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, 
        locked.checkpoint, locked.timeout_seconds, locked.max_attempts, locked.attempt_limit,
        locked.created_at, locked.pointer_at,
        coalesce(claimed.attempt, locked.attempt) AS attempt,
+       coalesce(claimed.started_at, locked.started_at) AS started_at,
        -- A second claim with the same token: the first one's answer was lost.
        claimed.id IS NOT NULL OR (locked.state = 'running' AND locked.claim_token = $3) AS runs,
        locked.state IN {from_states(JobEvent.CLAIM)}
@@ -140,18 +140,19 @@ def _verdict(row: Any, worker_id: UUID) -> Verdict:
             max_attempts=row["max_attempts"],
             attempt_limit=row["attempt_limit"],
             created_at=row["created_at"],
+            started_at=row["started_at"],
         )
     # Without a stamp the scheduler will publish the job itself; this pointer can go.
     if row["waits"] and row["pointer_at"] is not None:
         early = row["seconds_to_run_at"]
         delay = early if early > 0 else UNKNOWN_TYPE_DELAY_SECONDS
-        return Later(row["id"], row["type"], lane, row["pointer_at"], delay)
+        return Later(Pointer(row["id"], lane, row["type"], row["pointer_at"]), delay)
     return Gone(row["id"])
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease that was renewed."""
+    """An attempt that is still this worker's."""
 
     job_id: UUID
     attempt_number: int
@@ -159,20 +160,25 @@ class Held:
 
 
 # Also handed to the heartbeat process, which knows no SQL of its own.
+# It never waits: one row that a frozen writer holds would cost all other jobs their leases. A row
+# that is passed over has the next beats; the rescue passes it over as well.
 RENEW = """
-WITH locked AS MATERIALIZED (
-    SELECT jobs.id
+WITH held AS MATERIALIZED (
+    SELECT jobs.id, jobs.attempt, jobs.cancel_requested
     FROM jobs JOIN unnest($1::uuid[], $2::int[]) AS held (id, attempt)
       ON jobs.id = held.id AND jobs.attempt = held.attempt
     WHERE jobs.state = 'running' AND jobs.worker_id = $3
-    ORDER BY jobs.id
-    FOR UPDATE OF jobs
+), unlocked AS MATERIALIZED (
+    SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id AND jobs.attempt = held.attempt
+    WHERE jobs.state = 'running' AND jobs.worker_id = $3
+    FOR UPDATE OF jobs SKIP LOCKED
+), renewed AS (
+    UPDATE jobs
+    SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
+    FROM unlocked
+    WHERE jobs.id = unlocked.id
 )
-UPDATE jobs
-SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
-FROM locked
-WHERE jobs.id = locked.id
-RETURNING jobs.id, jobs.attempt, jobs.cancel_requested
+SELECT id, attempt, cancel_requested FROM held
 """
 
 
@@ -183,9 +189,10 @@ async def renew(
     worker_id: UUID,
     lease_seconds: float,
 ) -> list[Held]:
-    """Prolong the leases of exactly these (job id, attempt number) pairs.
+    """Prolong the leases of exactly these (job id, attempt number) pairs, without waiting.
 
-    A pair that is missing from the answer is lost: the job has moved on without this worker.
+    A pair that is missing from the answer is lost: the job has moved on without this worker. The
+    lease of a row that another writer holds at this moment stays as it is.
     """
     rows = await connection.fetch(
         RENEW,

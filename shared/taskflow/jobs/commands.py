@@ -10,11 +10,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.log_index import StoredLogRange
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import (
     TERMINAL,
@@ -33,14 +36,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Pointed:
-    """A job that has just been given a stamp: its pointer is to be published now."""
-
-    job_id: UUID
-    type: str
-    lane: Lane
-    pointer_at: datetime
+Pointed = Pointer
 
 
 async def _lock(connection: Connection, tenant_id: UUID, job_id: UUID) -> Any:
@@ -126,8 +122,8 @@ SELECT id FROM jobs WHERE id = ANY($1::uuid[]) AND state <> 'completed' ORDER BY
 """
 
 
-async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointed:
-    """Queue a job that ended badly again, with a fresh budget of attempts.
+async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointer:
+    """Queue a job that ended badly again, with a fresh budget; the pointer to publish.
 
     Raises:
         JobNotFound: this tenant has no such job.
@@ -143,9 +139,15 @@ async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointe
                 f"The job is {state}: only a failed, cancelled or expired one can be retried.",
             )
         await _refuse_if_others_stand_in_the_way(connection, row, state)
-        pointer_at = await connection.fetchval(_RETRY, job_id)
+        try:
+            pointer_at = await connection.fetchval(_RETRY, job_id)
+        except asyncpg.UniqueViolationError as error:
+            # It was being submitted while we looked.
+            raise JobStateConflict(
+                job_id, state, "Another job with the same unique_key is alive."
+            ) from error
         await _record(connection, row, JobEvent.RETRY, JobState.QUEUED)
-        return _pointed(row, pointer_at)
+        return _pointer(row, pointer_at)
 
 
 async def _refuse_if_others_stand_in_the_way(
@@ -167,9 +169,9 @@ async def _refuse_if_others_stand_in_the_way(
         )
 
 
-def _pointed(row: Any, pointer_at: datetime, priority: Priority | None = None) -> Pointed:
+def _pointer(row: Any, pointer_at: datetime, priority: Priority | None = None) -> Pointer:
     lane = Lane(row["queue"], priority or Priority(row["priority"]))
-    return Pointed(row["id"], row["type"], lane, pointer_at)
+    return Pointer(row["id"], lane, row["type"], pointer_at)
 
 
 _PATCH = """
@@ -191,8 +193,8 @@ async def patch(
     change: JobPatch,
     *,
     if_version: Collection[datetime] | None,
-) -> Pointed | None:
-    """Change a waiting job; a `Pointed` when its pointer must be published anew.
+) -> Pointer | None:
+    """Change a waiting job; its new pointer if one must be published.
 
     `if_version`: the job's `updated_at` must be one of these still; None: it doesn't matter.
 
@@ -217,7 +219,7 @@ async def patch(
 
 async def _apply(
     connection: Connection, row: Any, change: JobPatch, state: JobState, now: datetime
-) -> Pointed | None:
+) -> Pointer | None:
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
     expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
@@ -243,7 +245,7 @@ async def _apply(
         detail = {"run_at": run_at.isoformat()}
         await _record(connection, row, JobEvent.RESCHEDULE, target, detail)
     publish = moves and target is JobState.QUEUED
-    return _pointed(row, pointer_at, priority) if publish else None
+    return _pointer(row, pointer_at, priority) if publish else None
 
 
 def _refuse_early_end(
@@ -294,7 +296,7 @@ async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> Delet
 
     Raises:
         JobNotFound: this tenant has no such job.
-        JobStateConflict: it has not ended, or a living job waits for it.
+        JobStateConflict: it has not ended.
     """
     async with connection.transaction():
         row = await _lock(connection, tenant_id, job_id)

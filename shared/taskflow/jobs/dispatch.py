@@ -6,7 +6,6 @@ searched by `clock_timestamp()`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,24 +13,15 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority, sources
 
 SLICE = 500
 """How many rows one statement takes at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stamped:
-    """A job that was given a pointer, which is to be published once this is committed."""
-
-    job_id: UUID
-    lane: Lane
-    type: str
-    pointer_at: datetime
-
-
-def _stamped(row: Any) -> Stamped:
-    return Stamped(
+def _pointer(row: Any) -> Pointer:
+    return Pointer(
         row["id"], Lane(row["queue"], Priority(row["priority"])), row["type"], row["pointer_at"]
     )
 
@@ -67,13 +57,13 @@ SELECT id, type, queue, priority, pointer_at FROM stamped
 
 async def stamp_due(
     connection: Connection, *, without: Sequence[Lane] = (), limit: int = SLICE
-) -> list[Stamped]:
+) -> list[Pointer]:
     """Give a pointer to due jobs that have none, the longest due first; a full slice means more.
 
     Scheduled ones become queued. `without` names lanes to leave aside.
     """
     rows = await connection.fetch(_STAMP_DUE, limit, [lane.key for lane in without])
-    return [_stamped(row) for row in rows]
+    return [_pointer(row) for row in rows]
 
 
 # A loose index scan: one probe for each lane, however many jobs wait in it.
@@ -128,7 +118,7 @@ async def stamp_lost(
     empty_at: datetime | None,
     lost_after_seconds: float,
     limit: int = SLICE,
-) -> list[Stamped]:
+) -> list[Pointer]:
     """Give a new pointer to a lane's jobs whose own is lost; a full slice means more.
 
     Lost is a pointer that is `lost_after_seconds` behind the newest one that any worker has
@@ -137,7 +127,27 @@ async def stamp_lost(
     rows = await connection.fetch(
         _STAMP_LOST, lane.queue, lane.priority, empty_at, lost_after_seconds, limit
     )
-    return [_stamped(row) for row in rows]
+    return [_pointer(row) for row in rows]
+
+
+# Compared with the stamp: a newer pointer may be on its way by now.
+_UNSTAMP = f"""
+WITH unsent AS (
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[]) AS unsent (id, pointer_at)
+), locked AS MATERIALIZED (
+    SELECT jobs.id FROM jobs JOIN unsent USING (id, pointer_at)
+    WHERE jobs.state IN {state_list(DISPATCHABLE)}
+    ORDER BY jobs.id FOR UPDATE OF jobs
+)
+UPDATE jobs SET pointer_at = NULL FROM locked WHERE jobs.id = locked.id
+"""
+
+
+async def unstamp(connection: Connection, unsent: Sequence[tuple[UUID, datetime]]) -> None:
+    """Mark these (job id, pointer_at) pairs as not sent."""
+    await connection.execute(
+        _UNSTAMP, [job_id for job_id, _ in unsent], [stamp for _, stamp in unsent]
+    )
 
 
 # The header counts milliseconds, so it may lie a little before its stamp. Rows are waited for

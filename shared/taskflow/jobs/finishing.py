@@ -12,7 +12,7 @@ from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.outcomes import Attempt, Outcome
+from taskflow.jobs.outcomes import CANCELLED_WHILE_RUNNING, Attempt, Outcome, OutcomeKind
 from taskflow.jobs.states import TERMINAL, JobState, Priority
 
 
@@ -36,6 +36,8 @@ class Stale:
     job_id: UUID
 
 
+_WHILE_IT_RAN = f"'{json.dumps(CANCELLED_WHILE_RUNNING.as_dict())}'::jsonb"
+
 _TARGET = """
     CASE kind
         WHEN 'completed' THEN 'completed'
@@ -45,8 +47,7 @@ _TARGET = """
             CASE WHEN cancel_requested THEN 'cancelled'
                  WHEN attempt < attempt_limit THEN 'retrying'
                  ELSE 'failed' END
-        WHEN 'released' THEN
-            CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END
+        WHEN 'released' THEN 'queued'
     END::job_state"""
 
 _FINISH = f"""
@@ -57,7 +58,12 @@ WITH input AS (
 ), locked AS MATERIALIZED (
     SELECT jobs.id, jobs.tenant_id, jobs.attempt, jobs.attempt_limit, jobs.worker_id,
            jobs.cancel_requested, jobs.started_at, jobs.has_dependents,
-           input.kind, input.result, input.result_object, input.error, input.delay_seconds
+           input.result, input.result_object, input.delay_seconds,
+           -- Handing back a job that is to be cancelled is cancelling it.
+           CASE WHEN input.kind = 'released' AND jobs.cancel_requested
+                THEN 'cancelled' ELSE input.kind END AS kind,
+           CASE WHEN input.kind = 'released' AND jobs.cancel_requested
+                THEN {_WHILE_IT_RAN} ELSE input.error END AS error
     FROM jobs JOIN input
       ON jobs.id = input.id AND jobs.attempt = input.attempt AND jobs.worker_id = input.worker_id
     WHERE jobs.state = 'running'
@@ -72,7 +78,8 @@ WITH input AS (
     SET state = target,
         result = decided.result::jsonb,
         result_object = decided.result_object,
-        error = CASE WHEN kind = 'released' AND target = 'queued' THEN jobs.error
+        error = CASE WHEN target = 'queued' THEN jobs.error
+                     WHEN target = 'cancelled' THEN {_WHILE_IT_RAN}
                      ELSE decided.error END,
         attempt = CASE WHEN target = 'queued' THEN jobs.attempt - 1 ELSE jobs.attempt END,
         run_at = CASE WHEN target = 'retrying'
@@ -119,6 +126,12 @@ SELECT input.id, input.attempt, input.worker_id,
        coalesce(jobs.state = 'running' AND jobs.attempt = input.attempt
                 AND jobs.worker_id = input.worker_id, false) AS still_runs,
        jobs.id IS NOT NULL AND job_attempts.number IS NOT NULL AS recorded,
+       -- A release leaves no row of the attempt behind.
+       jobs.id IS NOT NULL AND EXISTS (
+           SELECT FROM job_events
+           WHERE job_events.job_id = input.id AND job_events.attempt = input.attempt
+             AND job_events.worker_id = input.worker_id AND job_events.event = 'release'
+       ) AS released,
        jobs.type, jobs.queue, jobs.priority, jobs.state, jobs.pointer_at, jobs.updated_at,
        greatest(extract(epoch FROM jobs.run_at - clock_timestamp()), 0)::float8 AS delay_seconds
 FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS input (id, attempt, worker_id)
@@ -204,7 +217,7 @@ async def _explain_missing(
         row = by_attempt[attempt]
         if row["still_runs"]:
             found[attempt] = await _finish_with_dependents(connection, attempt, outcome)
-        elif row["recorded"]:
+        elif row["recorded"] or (row["released"] and outcome.kind is OutcomeKind.RELEASED):
             found[attempt] = _recorded(row)
         else:
             found[attempt] = Stale(attempt.job_id)

@@ -59,10 +59,20 @@ class SubmissionKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FilledIn:
+    """What a job's type may have filled in when the job was accepted; it never changes."""
+
+    queue: str
+    max_attempts: int
+    timeout_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """An answer: which job, and in which state it was when it was accepted (times in UTC).
 
-    `pointer_at` is set when a pointer is now to be published.
+    `pointer_at` is set when a pointer is now to be published, `filled_in` on a replay of a job
+    that is still there: the type's defaults may have changed since.
     """
 
     kind: SubmissionKind
@@ -72,3 +82,4 @@ class Submission:
     run_at: datetime | None = None
     expires_at: datetime | None = None
     pointer_at: datetime | None = None
+    filled_in: FilledIn | None = None

@@ -33,6 +33,11 @@ class JobError:
         return {"type": self.type, "message": self.message, "retryable": self.retryable}
 
 
+CANCELLED_WHILE_RUNNING = JobError(
+    "cancelled", "The job was cancelled while it ran.", retryable=False
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The right to write to a running job: who runs it, as which attempt.
@@ -69,8 +74,7 @@ def completed_in_object(object_key: str) -> Outcome:
 
 def cancelled() -> Outcome:
     """The job was stopped because its sender asked for it."""
-    error = JobError("cancelled", "The job was cancelled while it ran.", retryable=False)
-    return Outcome(OutcomeKind.CANCELLED, error=error)
+    return Outcome(OutcomeKind.CANCELLED, error=CANCELLED_WHILE_RUNNING)
 
 
 def released() -> Outcome:

@@ -6,7 +6,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    Select,
+    and_,
+    any_,
+    bindparam,
+    func,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow.db.models import job_attempts, job_events, job_types, jobs, workers
@@ -148,7 +159,9 @@ async def list_attempts(
         select(job_attempts).where(job_attempts.c.job_id == job_id).order_by(job_attempts.c.number)
     )
     attempts = [dict(row) for row in ended.mappings()]
-    if job["state"] is JobState.RUNNING:
+    # It may have ended between the two looks.
+    has_ended = any(attempt["number"] == job["attempt"] for attempt in attempts)
+    if job["state"] is JobState.RUNNING and not has_ended:
         attempts.append(
             {
                 "number": job["attempt"],
@@ -178,7 +191,9 @@ async def list_events(
 
 async def ended_among(connection: AsyncConnection, job_ids: Collection[UUID]) -> set[UUID]:
     """Which of these jobs have ended (or are gone): one look for all who wait."""
-    statement = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.state.not_in(TERMINAL))
+    # One array, where a list of parameters would be another statement for each length of it.
+    asked = bindparam("job_ids", list(job_ids), type_=ARRAY(jobs.c.id.type))
+    statement = select(jobs.c.id).where(jobs.c.id == any_(asked), jobs.c.state.not_in(TERMINAL))
     alive = {row.id for row in await connection.execute(statement)}
     return set(job_ids) - alive
 
@@ -223,7 +238,7 @@ async def list_job_types(
         .outerjoin(
             workers,
             and_(
-                workers.c.job_types.any(job_types.c.name),
+                job_types.c.name == any_(workers.c.job_types),
                 _is_alive(lost_after_seconds),
             ),
         )

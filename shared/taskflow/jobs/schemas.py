@@ -1,5 +1,6 @@
 """What clients send and what they get: the public models, pure of any server."""
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,8 +14,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    Strict,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from taskflow.jobs.json_value import find_problem, text_problem
 from taskflow.jobs.states import JobEvent, JobState, Priority
@@ -42,7 +45,15 @@ def _storable_json(value: Any) -> Any:
     problem = find_problem(value)
     if problem:
         pointer, detail = problem
-        raise ValueError(f"{pointer}: {detail}" if pointer else detail)
+        # The pointer goes on from the member's own, which only the model knows.
+        context = {"pointer": pointer, "detail": detail}
+        raise PydanticCustomError("not_storable", "{detail}", context)
+    return value
+
+
+def _small_enough(value: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(value)) > MAX_METADATA_BYTES:
+        raise ValueError(f"must not be longer than {MAX_METADATA_BYTES} bytes as JSON")
     return value
 
 
@@ -74,9 +85,12 @@ QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN)]
 TypeName = Annotated[str, Field(pattern=TYPE_PATTERN)]
 Tag = Annotated[Text, Field(min_length=1, max_length=64)]
 Tags = Annotated[list[Tag], Field(max_length=20)]
-Metadata = Annotated[JsonObject, Field(max_length=50)]
+Metadata = Annotated[JsonObject, Field(max_length=50), AfterValidator(_small_enough)]
 Key = Annotated[Text, Field(min_length=1, max_length=255)]
-Delay = Annotated[float, Field(ge=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
+Delay = Annotated[float, Strict(), Field(ge=0, le=MAX_DELAY_SECONDS, allow_inf_nan=False)]
+Lifetime = Annotated[float, Strict(), Field(gt=0, le=MAX_DELAY_SECONDS)]
+TimeLimit = Annotated[float, Strict(), Field(gt=0, le=MAX_TIMEOUT_SECONDS)]
+AttemptCount = Annotated[int, Strict(), Field(ge=1, le=MAX_ATTEMPTS)]
 
 
 class JobRequest(BaseModel):
@@ -106,13 +120,11 @@ class JobRequest(BaseModel):
     run_at: Time | None = Field(None, description="Not before this time.")
     delay_seconds: Delay | None = Field(None, description="Not before so many seconds from now.")
     expires_at: Time | None = Field(None, description="If it hasn't begun by then, it expires.")
-    ttl_seconds: Annotated[float, Field(gt=0, le=MAX_DELAY_SECONDS)] | None = Field(
-        None, description="As expires_at, in seconds from now."
-    )
-    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_SECONDS)] | None = Field(
+    ttl_seconds: Lifetime | None = Field(None, description="As expires_at, in seconds from now.")
+    timeout_seconds: TimeLimit | None = Field(
         None, description="The limit of each attempt. Default: the job type's."
     )
-    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+    max_attempts: AttemptCount | None = Field(
         None, description="How many attempts in all. Default: the job type's, else 4."
     )
     unique_key: Key | None = Field(
@@ -185,23 +197,6 @@ class JobLinks(BaseModel):
 
 class JobView(BaseModel):
     """A job."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a",
-                    "type": "echo",
-                    "state": "completed",
-                    "attempt": 1,
-                    "payload": {"text": "hello"},
-                    "result": {"text": "hello"},
-                    "queue": "default",
-                    "priority": "medium",
-                }
-            ]
-        }
-    )
 
     id: UUID
     type: str

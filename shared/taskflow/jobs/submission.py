@@ -20,7 +20,7 @@ from taskflow.errors import (
     TaskFlowError,
 )
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
 from taskflow.jobs.states import TERMINAL, JobState
 
 KEY_LIFETIME = "interval '24 hours'"
@@ -77,12 +77,14 @@ SELECT * FROM accepted
 _FIND = f"""
 SELECT input.id AS own_id, jobs.id, jobs.state, jobs.created_at, jobs.run_at, jobs.expires_at,
        jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
-       known.state AS key_state, known.deduplicated, known.created_at AS key_created_at
+       known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
+       first.queue, first.max_attempts, first.timeout_seconds
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
 LEFT JOIN idempotency_keys AS known
   ON known.tenant_id = input.tenant_id AND known.path = input.path AND known.key = input.key
  AND known.created_at >= now() - {KEY_LIFETIME}
 LEFT JOIN jobs ON jobs.id = input.id
+LEFT JOIN jobs AS first ON first.id = known.job_id
 """
 
 
@@ -139,6 +141,15 @@ async def _insert(
     return {row["id"]: _accepted(row) for row in rows}
 
 
+async def find_answer(connection: Connection, job: NewJob) -> Answer | None:
+    """What a job's idempotency key has been answered with, or None; nothing is written.
+
+    A request that would be refused by now, for its times or its type's new schema, is still the
+    one that was accepted then.
+    """
+    return (await _find(connection, [job])).get(job.id)
+
+
 async def _find(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
     if not jobs:
         return {}
@@ -164,8 +175,16 @@ def _answer_from_key(job: NewJob, row: Any) -> Answer | None:
             f"The Idempotency-Key {job.idempotency.key!r} was used for another request body."
         )
     kind = SubmissionKind.REPLAYED_DEDUPLICATED if row["deduplicated"] else SubmissionKind.REPLAYED
-    state = JobState(row["key_state"])
-    return Submission(kind, row["key_job_id"], state, row["key_created_at"])
+    filled_in = None
+    if row["queue"] is not None:
+        filled_in = FilledIn(row["queue"], row["max_attempts"], row["timeout_seconds"])
+    return Submission(
+        kind,
+        row["key_job_id"],
+        JobState(row["key_state"]),
+        row["key_created_at"],
+        filled_in=filled_in,
+    )
 
 
 def _accepted(row: Any) -> Submission:
@@ -202,6 +221,7 @@ ON CONFLICT (tenant_id, path, key) DO UPDATE
 SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, state = excluded.state,
     deduplicated = true, created_at = excluded.created_at
 WHERE known.created_at < now() - {KEY_LIFETIME}
+RETURNING job_id
 """
 
 
@@ -267,14 +287,14 @@ def _parent_refusal(job: NewJob, states: dict[UUID, JobState]) -> InvalidContent
     return None
 
 
-async def _answer_with_twin(connection: Connection, job: NewJob) -> Submission | None:
+async def _answer_with_twin(connection: Connection, job: NewJob) -> Answer | None:
     if job.unique_key is None:
         return None
     twin = await connection.fetchrow(_LIVE_TWIN, job.tenant_id, job.unique_key)
     if twin is None:
         return None
     if job.idempotency is not None:
-        await connection.execute(
+        remembered = await connection.fetchval(
             _REMEMBER_TWIN,
             job.tenant_id,
             job.idempotency.path,
@@ -283,6 +303,10 @@ async def _answer_with_twin(connection: Connection, job: NewJob) -> Submission |
             twin["id"],
             twin["state"],
         )
+        known = None if remembered else await find_answer(connection, job)
+        if known is not None:
+            # The twin came from this very key, since the look that didn't find it yet.
+            return known
     state = JobState(twin["state"])
     return Submission(SubmissionKind.DEDUPLICATED, twin["id"], state, twin["created_at"])
 

@@ -1,12 +1,30 @@
 """From rows to the public models."""
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-from taskflow.jobs.new_job import NewJob, Submission
-from taskflow.jobs.schemas import ErrorView, JobLinks, JobView, ProgressView
+from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
+from taskflow.jobs.schemas import (
+    AttemptView,
+    ErrorView,
+    EventView,
+    JobLinks,
+    JobTypeView,
+    JobView,
+    ProgressView,
+    WorkerView,
+)
+
+
+class Row(Protocol):
+    """A row by its columns' names, whichever driver it comes from."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The column's value."""
+
+
+_DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
 
 
 def job_links(job_id: UUID) -> JobLinks:
@@ -20,7 +38,7 @@ def job_links(job_id: UUID) -> JobLinks:
     )
 
 
-def job_view(row: Mapping[str, Any], *, deduplicated: bool = False) -> JobView:
+def job_view(row: Row, *, deduplicated: bool = False) -> JobView:
     """A row of `jobs` as clients see it."""
     percent = row["progress_percent"]
     return JobView(
@@ -68,18 +86,19 @@ def accepted_view(job: NewJob, submission: Submission) -> JobView:
     expires_at = submission.expires_at or job.expires_at
     if expires_at is None and job.ttl_seconds is not None:
         expires_at = created_at + timedelta(seconds=job.ttl_seconds)
+    settled = submission.filled_in or FilledIn(job.queue, job.max_attempts, job.timeout_seconds)
     return JobView(
         id=submission.job_id,
         type=job.type,
         state=submission.state,
         attempt=0,
         payload=job.payload,
-        queue=job.queue,
+        queue=settled.queue,
         priority=job.priority,
         run_at=run_at,
         expires_at=expires_at,
-        timeout_seconds=job.timeout_seconds,
-        max_attempts=job.max_attempts,
+        timeout_seconds=settled.timeout_seconds,
+        max_attempts=settled.max_attempts,
         unique_key=job.unique_key,
         depends_on=list(job.depends_on),
         tags=list(job.tags),
@@ -94,5 +113,66 @@ def accepted_view(job: NewJob, submission: Submission) -> JobView:
         updated_at=created_at,
         started_at=None,
         finished_at=None,
+        deduplicated=submission.kind in _DEDUPLICATED,
         links=job_links(submission.job_id),
+    )
+
+
+def attempt_view(row: Row) -> AttemptView:
+    """A row of `queries.list_attempts`; the running attempt has no duration yet."""
+    finished_at = row["finished_at"]
+    return AttemptView(
+        number=row["number"],
+        outcome=row["outcome"],
+        worker_id=row["worker_id"],
+        started_at=row["started_at"],
+        finished_at=finished_at,
+        duration_seconds=finished_at and (finished_at - row["started_at"]).total_seconds(),
+        error=row["error"] and ErrorView(**row["error"]),
+    )
+
+
+def event_view(row: Row) -> EventView:
+    """A row of `job_events`."""
+    return EventView(
+        event=row["event"],
+        source=row["source"],
+        target=row["target"],
+        attempt=row["attempt"],
+        worker_id=row["worker_id"],
+        detail=row["detail"],
+        at=row["at"],
+    )
+
+
+def worker_view(row: Row) -> WorkerView:
+    """A row of `queries.list_workers`."""
+    return WorkerView(
+        id=row["id"],
+        host=row["host"],
+        pid=row["pid"],
+        version=row["version"],
+        state=row["state"],
+        alive=row["alive"],
+        queues=row["queues"],
+        job_types=row["job_types"],
+        concurrency=row["concurrency"],
+        running=row["running"],
+        started_at=row["started_at"],
+        heartbeat_at=row["heartbeat_at"],
+    )
+
+
+def job_type_view(row: Row) -> JobTypeView:
+    """A row of `queries.list_job_types`."""
+    return JobTypeView(
+        name=row["name"],
+        payload_schema=row["schema"],
+        queue=row["queue"],
+        max_attempts=row["max_attempts"],
+        timeout_seconds=row["timeout_seconds"],
+        description=row["description"],
+        workers=row["workers"],
+        registered_at=row["registered_at"],
+        updated_at=row["updated_at"],
     )

@@ -47,6 +47,7 @@ def job() -> ClaimedJob:
         max_attempts=4,
         attempt_limit=4,
         created_at=datetime(2026, 11, 22, 23, 30, tzinfo=UTC),
+        started_at=datetime(2026, 11, 22, 23, 30, tzinfo=UTC),
     )
 
 

@@ -199,6 +199,19 @@ async def test_a_release_uses_up_no_attempt(jobs: Jobs) -> None:
     assert await record(jobs, claimed, completed("1")) == Stale(claimed.attempt.job_id)
 
 
+async def test_a_release_whose_answer_was_lost_is_recorded_once(jobs: Jobs) -> None:
+    claimed = await jobs.start()
+    first = await record(jobs, claimed, released())
+    again = await record(jobs, claimed, released())
+    assert isinstance(first, Recorded)
+    assert isinstance(again, Recorded)
+    # The pointer that the first answer would have sent is still to be sent.
+    assert (again.state, again.pointer_at) == (JobState.QUEUED, first.pointer_at)
+    assert [event for event, _, _ in await jobs.history(claimed.attempt.job_id)] == [
+        "submit", "claim", "release",
+    ]  # fmt: skip
+
+
 async def test_cancel_is_asked_of_the_worker_and_then_recorded(jobs: Jobs) -> None:
     claimed = await jobs.start()
     job_id = claimed.attempt.job_id
@@ -224,6 +237,9 @@ async def test_a_job_that_was_asked_to_stop_does_not_come_back(
     assert isinstance(verdict, Recorded)
     assert verdict.state is JobState.CANCELLED
     assert verdict.pointer_at is None
+    assert '"cancelled"' in (await jobs.row(claimed.attempt.job_id))["error"]
+    ended_as = await jobs.connection.fetchval("SELECT outcome FROM job_attempts")
+    assert ended_as == ("cancelled" if outcome.kind is OutcomeKind.RELEASED else outcome.kind)
 
 
 async def test_only_held_leases_are_renewed(jobs: Jobs) -> None:
@@ -244,6 +260,21 @@ async def test_only_held_leases_are_renewed(jobs: Jobs) -> None:
     assert not await renew(
         jobs.connection, [(mine.attempt.job_id, 1)], worker_id=uuid7(), lease_seconds=15
     )
+
+
+async def test_a_row_that_another_holds_costs_no_other_lease(jobs: Jobs, connect: Connect) -> None:
+    blocked, free = await jobs.start(), await jobs.start()
+    await jobs.connection.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 min'")
+    other = await connect()
+    async with other.transaction():
+        await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", blocked.attempt.job_id)
+        pairs = [(job.attempt.job_id, 1) for job in (blocked, free)]
+        held = await asyncio.wait_for(
+            renew(jobs.connection, pairs, worker_id=jobs.worker_id, lease_seconds=15), 5
+        )
+
+    assert {(h.job_id, h.attempt_number) for h in held} == set(pairs)
+    assert (await jobs.row(free.attempt.job_id))["lease_expires_at"] > datetime.now(UTC)
 
 
 async def test_batches_that_overlap_do_not_deadlock(jobs: Jobs, connect: Connect) -> None:

@@ -9,11 +9,12 @@ from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
-from taskflow.broker.message import Pointer, decode
+from taskflow.broker.message import decode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.relay import Burial, Dispatch, Relay
 from taskflow_testing.jobs import Jobs

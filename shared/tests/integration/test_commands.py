@@ -1,3 +1,4 @@
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -6,12 +7,14 @@ from uuid_utils.compat import uuid7
 
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.attempts import ClaimedJob
-from taskflow.jobs.commands import Pointed, cancel, delete, patch, retry
+from taskflow.jobs.commands import cancel, delete, patch, retry
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
-from taskflow_testing.jobs import TENANT, Jobs
+from taskflow_testing.jobs import TENANT, Connect, Jobs
+from taskflow_testing.waiting import eventually
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 FAILED = Outcome(OutcomeKind.FAILED, error=JobError("Boom", "it broke", retryable=False))
@@ -23,7 +26,7 @@ async def ended(jobs: Jobs, outcome: Outcome, **changes: Any) -> ClaimedJob:
     return claimed
 
 
-async def change(jobs: Jobs, job_id: Any, **changes: Any) -> Pointed | None:
+async def change(jobs: Jobs, job_id: Any, **changes: Any) -> Pointer | None:
     return await patch(jobs.connection, TENANT, job_id, JobPatch(**changes), if_version=None)
 
 
@@ -90,6 +93,33 @@ async def test_a_retry_stands_back_for_a_living_twin(jobs: Jobs) -> None:
     await jobs.submit(unique_key="u")
     with pytest.raises(JobStateConflict, match="unique_key"):
         await retry(jobs.connection, TENANT, first)
+
+
+async def test_a_retry_stands_back_for_a_twin_that_is_just_being_submitted(
+    jobs: Jobs, connect: Connect
+) -> None:
+    first = await jobs.submit(unique_key="u")
+    await cancel(jobs.connection, TENANT, first)
+    other = await connect()
+    transaction = other.transaction()
+    await transaction.start()
+    await Jobs(other).submit(unique_key="u")
+    retrying = asyncio.create_task(retry(jobs.connection, TENANT, first))
+
+    async def waits_for_the_twin() -> bool:
+        return bool(
+            await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
+
+    await eventually(waits_for_the_twin)
+    await transaction.commit()
+
+    with pytest.raises(JobStateConflict, match="unique_key"):
+        await retrying
+    assert await jobs.state(first) == "cancelled"
 
 
 async def test_a_retry_does_not_overtake_its_parents(jobs: Jobs) -> None:

@@ -1,14 +1,20 @@
 """Which waiting jobs are given a pointer."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.jobs.attempts import ClaimedJob
-from taskflow.jobs.dispatch import stamp_due, stamp_lost, unstamp_unrouted, waiting_lanes
+from taskflow.jobs.dispatch import (
+    stamp_due,
+    stamp_lost,
+    unstamp,
+    unstamp_unrouted,
+    waiting_lanes,
+)
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.pointers import unstamp
 from taskflow.jobs.states import Priority
 from taskflow.jobs.workers import WorkerRegistration, beat_worker, register_worker
 from taskflow_testing.jobs import Connect, Jobs
@@ -29,7 +35,7 @@ async def stamp_long_ago(jobs: Jobs, *job_ids: object, seconds: float = 100) -> 
     )
 
 
-async def make_undispatched(jobs: Jobs, **changes: object) -> object:
+async def make_undispatched(jobs: Jobs, **changes: object) -> UUID:
     job_id = await jobs.submit(**changes)
     await jobs.connection.execute("UPDATE jobs SET pointer_at = NULL WHERE id = $1", job_id)
     return job_id

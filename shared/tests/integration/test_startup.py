@@ -65,6 +65,10 @@ async def test_a_refusal_names_the_setting(clean_database: str, change: str, sai
     database = await opened(wrong.geturl())
     with pytest.raises(ConfigurationError, match=f"TASKFLOW_DATABASE_URL.*{said}"):
         await wait_for_database(database)
+    # Later, in a process that runs: a password that was changed is an outage, not a defect.
+    with pytest.raises(ServiceUnavailable, match=said):
+        async with database.connection():
+            pass
     await database.close()
 
 

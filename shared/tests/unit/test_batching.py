@@ -93,6 +93,23 @@ async def test_a_cancelled_caller_disturbs_no_other() -> None:
     assert sorted(item for batch in writer.batches for item in batch) == [0, 1, 2]
 
 
+async def test_a_cancelled_caller_can_be_left_out() -> None:
+    writer = Writer()
+    batcher = Batcher(writer.write, max_items=5, skip_cancelled=True)
+    calls = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
+    await settle()
+    waiting = [asyncio.create_task(batcher.submit(n)) for n in range(2, 5)]
+    await settle()
+    for call in (calls[1], waiting[0], waiting[2]):
+        call.cancel()
+    await settle()
+    writer.gate.set()
+
+    assert [await calls[0], await waiting[1]] == [0, 6]
+    # What is being written stays as it is; what has not begun is left out.
+    assert writer.batches == [[0, 1], [3]]
+
+
 async def test_too_many_waiting_is_said_at_once() -> None:
     writer = Writer()
     batcher = Batcher(writer.write, max_items=1, max_waiting=1)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from taskflow.broker.message import Pointer, UndecodableMessage, decode, encode
+from taskflow.broker.message import UndecodableMessage, decode, encode
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 
 LANE = Lane("default", Priority.HIGH)

@@ -1,0 +1,43 @@
+"""The application: its layers, its routes, its errors."""
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from taskflow.settings import ApiSettings
+from taskflow_api.auth import refuse_unguarded
+from taskflow_api.error_handlers import install_error_handlers
+from taskflow_api.lifespan import lifespan_of
+from taskflow_api.middleware.body_limit import BodyLimitMiddleware
+from taskflow_api.middleware.head_requests import HeadRequestsMiddleware
+from taskflow_api.middleware.request_context import RequestContextMiddleware
+from taskflow_api.middleware.request_timeout import RequestTimeoutMiddleware
+from taskflow_api.routes import ROUTERS, all_routes
+
+REQUEST_SECONDS = 60.0
+"""Twice as long as an answer may be held by `Prefer: wait`."""
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The service; its resources are born when its lifespan begins.
+
+    Raises:
+        RuntimeError: a route has no guard.
+    """
+    refuse_unguarded(all_routes())
+    app = FastAPI(
+        title="TaskFlow",
+        lifespan=lifespan_of(settings),
+        # Routes of ours serve the documentation, without scripts from elsewhere.
+        openapi_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestContextMiddleware),
+            Middleware(HeadRequestsMiddleware),
+            Middleware(RequestTimeoutMiddleware, seconds=REQUEST_SECONDS),
+            Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
+        ],
+    )
+    install_error_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

@@ -1,0 +1,162 @@
+"""Which answer each error is: the one place where errors and statuses meet."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from taskflow.errors import (
+    IdempotencyKeyReused,
+    InvalidContent,
+    JobNotFound,
+    JobStateConflict,
+    SchemaBehind,
+    ServiceUnavailable,
+    TaskFlowError,
+    UnknownJobType,
+    VersionMismatch,
+)
+from taskflow.jobs.cursors import InvalidCursor
+from taskflow_api import problems
+from taskflow_api.problems import (
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    ProblemError,
+    ProblemKind,
+    problem_response,
+)
+from taskflow_api.ranges import RangeNotSatisfiable
+from taskflow_api.routes import all_routes
+from taskflow_api.validation_problems import problems_of
+
+log = structlog.get_logger(__name__)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error that a route or the framework raises a problem document."""
+    app.add_exception_handler(ProblemError, _on_problem)
+    app.add_exception_handler(TaskFlowError, _on_taskflow_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)  # noqa: S101 - what Starlette calls it with
+    return problem_response(
+        request.scope, error.kind, error.detail, errors=error.errors, headers=error.headers
+    )
+
+
+async def _on_taskflow_error(request: Request, error: Exception) -> Response:
+    known = next((_ANSWERS[name] for name in type(error).__mro__ if name in _ANSWERS), None)
+    if known is None:
+        raise error
+    kind, particulars = known
+    return problem_response(request.scope, kind, **{"detail": str(error)} | particulars(error))
+
+
+def _nothing_more(_error: TaskFlowError) -> dict[str, Any]:
+    return {}
+
+
+def _of_unavailable(error: ServiceUnavailable) -> dict[str, Any]:
+    # Why is told to the log: it names addresses.
+    log.warning("service_unavailable", service=error.service, error=str(error))
+    return {
+        "detail": f"{error.service} is not available at the moment. Try again.",
+        "headers": {"Retry-After": str(error.retry_after_seconds)},
+    }
+
+
+def _of_schema_behind(_error: SchemaBehind) -> dict[str, Any]:
+    return {"headers": {"Retry-After": "5"}}
+
+
+def _of_content(error: InvalidContent) -> dict[str, Any]:
+    return {"errors": error.problems}
+
+
+def _of_job_type(error: UnknownJobType) -> dict[str, Any]:
+    return {"errors": [("/type", f"The job type {error.job_type!r} is not known.")]}
+
+
+def _of_cursor(error: InvalidCursor) -> dict[str, Any]:
+    return {"errors": [("/query/cursor", str(error))]}
+
+
+def _of_state(error: JobStateConflict) -> dict[str, Any]:
+    return {"state": error.state}
+
+
+def _of_range(error: RangeNotSatisfiable) -> dict[str, Any]:
+    return {"headers": {"Content-Range": f"bytes */{error.total_bytes}"}}
+
+
+_ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
+    JobNotFound: (problems.JOB_NOT_FOUND, _nothing_more),
+    JobStateConflict: (problems.JOB_STATE_CONFLICT, _of_state),
+    VersionMismatch: (problems.VERSION_MISMATCH, _nothing_more),
+    IdempotencyKeyReused: (problems.IDEMPOTENCY_KEY_REUSED, _nothing_more),
+    UnknownJobType: (problems.UNKNOWN_JOB_TYPE, _of_job_type),
+    InvalidContent: (problems.INVALID_CONTENT, _of_content),
+    InvalidCursor: (problems.INVALID_CURSOR, _of_cursor),
+    RangeNotSatisfiable: (problems.RANGE_NOT_SATISFIABLE, _of_range),
+    SchemaBehind: (problems.SERVICE_UNAVAILABLE, _of_schema_behind),
+    ServiceUnavailable: (problems.SERVICE_UNAVAILABLE, _of_unavailable),
+}
+"""The kind of problem that each error is, and what its answer says beside the error's text."""
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - what Starlette calls it with
+    detail = "The address has parts or parameters that are not acceptable."
+    return problem_response(
+        request.scope, problems.INVALID_CONTENT, detail, errors=problems_of(error.errors())
+    )
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what Starlette calls it with
+    if error.status_code == METHOD_NOT_ALLOWED.status:
+        return _no_such_method(request)
+    if error.status_code == NOT_FOUND.status:
+        return _nothing_there(request)
+    kind = ProblemKind("http_error", error.status_code, "The request can't be served")
+    return problem_response(request.scope, kind, error.detail, headers=error.headers)
+
+
+def _nothing_there(request: Request) -> Response:
+    return problem_response(request.scope, NOT_FOUND, "There is nothing at this address.")
+
+
+def _no_such_method(request: Request) -> Response:
+    """405 with every method of the address; 404 where only a pattern for ids happened to match."""
+    methods: set[str] = set()
+    for route in all_routes():
+        match, matched = route.matches(request.scope)
+        if match is not Match.NONE and _could_exist(matched["path_params"]):
+            methods |= route.methods or set()
+    if not methods:
+        return _nothing_there(request)
+    if "GET" in methods:
+        methods.add("HEAD")
+    allow = ", ".join(sorted(methods))
+    detail = f"The methods of this address are {allow}."
+    return problem_response(request.scope, METHOD_NOT_ALLOWED, detail, headers={"Allow": allow})
+
+
+def _could_exist(path_params: Mapping[str, str]) -> bool:
+    job_id = path_params.get("job_id")
+    if job_id is None:
+        return True
+    try:
+        UUID(job_id)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""From a request to a job that can be inserted: checked, its defaults filled in, its id chosen."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from taskflow.errors import InvalidContent
+from taskflow.jobs.new_job import Idempotency, NewJob
+from taskflow.jobs.schemas import JobRequest
+from taskflow_api.job_types import JobTypes
+
+PATH = "/api/v1/jobs"
+"""The path that idempotency keys of submissions are scoped to."""
+
+_DEFAULT_QUEUE = "default"
+_DEFAULT_MAX_ATTEMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a job takes that doesn't say so itself."""
+
+    queue: str = _DEFAULT_QUEUE
+    max_attempts: int = _DEFAULT_MAX_ATTEMPTS
+    timeout_seconds: float | None = None
+
+
+async def defaults_for(request: JobRequest, job_types: JobTypes) -> Defaults:
+    """Check what depends on more than the request; the defaults of its type.
+
+    Raises:
+        UnknownJobType: nothing has ever registered the type.
+        InvalidContent: the payload doesn't fit the type, or the job would expire before it runs.
+        ServiceUnavailable: PostgreSQL can't be asked.
+    """
+    known = await job_types.check(request.type, request.payload)
+    _refuse_early_end(request, datetime.now(UTC))
+    return Defaults(known.queue, known.max_attempts, known.timeout_seconds)
+
+
+def new_job(
+    request: JobRequest, defaults: Defaults, *, tenant_id: UUID, idempotency_key: str | None
+) -> NewJob:
+    """The job to insert."""
+    idempotency = None
+    if idempotency_key is not None:
+        idempotency = Idempotency(PATH, idempotency_key, fingerprint(request))
+    return NewJob(
+        id=uuid7(),
+        tenant_id=tenant_id,
+        type=request.type,
+        queue=request.queue or defaults.queue,
+        priority=request.priority,
+        payload=request.payload,
+        max_attempts=request.max_attempts or defaults.max_attempts,
+        name=request.name,
+        description=request.description,
+        tags=request.tags,
+        metadata=request.metadata,
+        unique_key=request.unique_key,
+        depends_on=request.depends_on,
+        run_at=request.run_at,
+        delay_seconds=request.delay_seconds,
+        expires_at=request.expires_at,
+        ttl_seconds=request.ttl_seconds,
+        timeout_seconds=request.timeout_seconds or defaults.timeout_seconds,
+        idempotency=idempotency,
+    )
+
+
+def fingerprint(request: JobRequest) -> bytes:
+    """The SHA-256 of the request, the same for the same content however it is written."""
+    content = request.model_dump(mode="json", exclude_defaults=True)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+def _refuse_early_end(request: JobRequest, now: datetime) -> None:
+    if request.expires_at is not None:
+        member, end = "expires_at", request.expires_at
+    elif request.ttl_seconds is not None:
+        member, end = "ttl_seconds", now + timedelta(seconds=request.ttl_seconds)
+    else:
+        return
+    start = request.run_at or now + timedelta(seconds=request.delay_seconds or 0)
+    if end <= now:
+        problem = "is in the past"
+    elif end <= start:
+        problem = "ends before the job may run"
+    else:
+        return
+    raise InvalidContent("The job would expire before it could run.", [(f"/{member}", problem)])

@@ -1,0 +1,76 @@
+"""A job as an answer: its JSON, its version, and what a reader needs beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+from starlette.responses import Response
+
+from taskflow.artifacts import ArtifactStore
+from taskflow.errors import ObjectMissing
+from taskflow.jobs.schemas import JobView
+from taskflow.jobs.views import Row, job_view
+from taskflow_api.etags import etag
+
+MEDIA_TYPE = "application/json"
+_CACHING = {"Cache-Control": "private, no-cache"}
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobDocument:
+    """A job's JSON and the strong entity tag of it."""
+
+    row: Row
+    content: bytes
+    etag: str
+
+    def response(
+        self, status_code: int = 200, *, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """The answer that shows the job."""
+        return Response(
+            self.content,
+            status_code,
+            {"ETag": self.etag, **_CACHING, **(headers or {})},
+            MEDIA_TYPE,
+        )
+
+    def unchanged(self, headers: Mapping[str, str]) -> Response:
+        """The answer for who has it already."""
+        return Response(status_code=304, headers={"ETag": self.etag, **_CACHING, **headers})
+
+
+def job_document(row: Row, *, deduplicated: bool = False) -> JobDocument:
+    """A row of `jobs` as a document; a result that lies in the object store is left out."""
+    content = dump(job_view(row, deduplicated=deduplicated))
+    # An object is never changed, so that its key stands for the result.
+    represented = content + (row["result_object"] or "").encode()
+    return JobDocument(row, content, etag(row["updated_at"], represented))
+
+
+async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDocument:
+    """The document with its result, wherever that lies.
+
+    Raises:
+        ServiceUnavailable: it lies in the object storage, which is away.
+    """
+    key = document.row["result_object"]
+    if key is None:
+        return document
+    try:
+        result = await artifacts.read(document.row["tenant_id"], key)
+    except ObjectMissing:
+        # The job is still there to be read, and no other answer would be any better tomorrow.
+        log.error("result_object_missing", object_key=key)  # noqa: TRY400
+        return document
+    # The result may be large: it is put in as it is, not parsed and written again.
+    head = dump(job_view(document.row), exclude={"result"})
+    content = b"".join((head[:-1], b',"result":', result, b"}"))
+    return JobDocument(document.row, content, document.etag)
+
+
+def dump(view: JobView, *, exclude: set[str] | None = None) -> bytes:
+    """A job's JSON."""
+    return view.model_dump_json(exclude=exclude).encode()

@@ -1,0 +1,141 @@
+"""Everything that lives as long as the process: born here, passed on, closed here."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+from taskflow.artifacts import ArtifactStore
+from taskflow.broker.connection import Broker
+from taskflow.broker.publisher import Publisher
+from taskflow.db.engine import create_engine
+from taskflow.db.pool import Database, open_database
+from taskflow.object_store import ObjectStore
+from taskflow.relay import Relay
+from taskflow.settings import ApiSettings
+from taskflow_api.auth import ApiKeys
+from taskflow_api.database_access import Reads, Writes
+from taskflow_api.health import CHECK_SECONDS, HealthChecks
+from taskflow_api.job_types import JobTypes
+from taskflow_api.log_reader import LogReader
+from taskflow_api.submissions import Submissions
+from taskflow_api.waiting import Waiters
+
+RELAY_STOP_SECONDS = 5.0
+"""How long pointers of committed jobs may still be sent once the process stops."""
+
+_APPLICATION_NAME = "taskflow-api"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What routes work with."""
+
+    api_keys: ApiKeys
+    database: Database
+    reads: Reads
+    writes: Writes
+    relay: Relay
+    submissions: Submissions
+    job_types: JobTypes
+    waiters: Waiters
+    object_store: ObjectStore
+    artifacts: ArtifactStore
+    log_reader: LogReader
+    health: HealthChecks
+    worker_lost_after_seconds: float
+
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def lifespan_of(settings: ApiSettings) -> Lifespan:
+    """The lifespan of an app; it connects to nothing, so that it begins whatever is away."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.resources = await _open(settings, stack)
+            yield
+
+    return lifespan
+
+
+async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
+    """Closed in reverse: submissions drain before the relay, the relay before its servers."""
+    database = await _open_database(settings, stack)
+    writes = Writes(database)
+    reads = _open_reads(settings, stack)
+    object_store = _open_object_store(settings, stack)
+    redis = Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_connect_timeout=CHECK_SECONDS,
+        socket_timeout=CHECK_SECONDS,
+    )
+    stack.push_async_callback(redis.aclose)
+    broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
+    broker.start()
+    stack.push_async_callback(broker.close)
+    publisher = Publisher(broker, timeout_seconds=settings.amqp_publish_timeout_seconds)
+    relay = Relay(publisher, database)
+    relay.start()
+    stack.push_async_callback(relay.stop, RELAY_STOP_SECONDS)
+    submissions = Submissions(database, relay, batch_size=settings.submission_batch_size)
+    stack.push_async_callback(submissions.close)
+    waiters = Waiters(reads)
+    stack.callback(waiters.close)
+    return Resources(
+        api_keys=ApiKeys(settings.api_key.get_secret_value()),
+        database=database,
+        reads=reads,
+        writes=writes,
+        relay=relay,
+        submissions=submissions,
+        job_types=JobTypes(reads),
+        waiters=waiters,
+        object_store=object_store,
+        artifacts=ArtifactStore(object_store),
+        log_reader=LogReader(object_store),
+        health=HealthChecks(writes, broker, redis, object_store),
+        worker_lost_after_seconds=settings.worker_lost_after_seconds,
+    )
+
+
+async def _open_database(settings: ApiSettings, stack: AsyncExitStack) -> Database:
+    database = await open_database(
+        settings.database_url.get_secret_value(),
+        application_name=_APPLICATION_NAME,
+        pool_size=settings.database_pool_size,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
+    )
+    stack.push_async_callback(database.close)
+    return database
+
+
+def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        statement_timeout_seconds=settings.database_statement_timeout_seconds,
+        pool_timeout_seconds=settings.database_acquire_timeout_seconds,
+    )
+    # Finished even where the process is told to hurry, or its connections would be warned about.
+    stack.push_async_callback(lambda: asyncio.shield(engine.dispose()))
+    return Reads(engine)
+
+
+def _open_object_store(settings: ApiSettings, stack: AsyncExitStack) -> ObjectStore:
+    object_store = ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        bucket=settings.s3_bucket,
+        region=settings.s3_region,
+        timeout_seconds=settings.s3_timeout_seconds,
+    )
+    stack.push_async_callback(object_store.close)
+    return object_store

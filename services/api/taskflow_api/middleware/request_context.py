@@ -1,0 +1,110 @@
+"""The outermost layer: a request's id, its one log line, its last resort."""
+
+import logging
+import re
+import time
+from typing import cast
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from taskflow_api.problems import INTERNAL_ERROR, problem_response
+
+REQUEST_ID_HEADER = "X-Request-ID"
+CLIENT_GONE = 499
+"""What the log shows where the client left before it was answered."""
+
+_FIRST_SERVER_ERROR = 500
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_PROBES = frozenset({"/healthz", "/readyz"})
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""On every answer that doesn't set them itself."""
+
+log = structlog.get_logger(__name__)
+
+
+class RequestContextMiddleware:
+    """Names the request, logs how it ended, and lets no exception out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request_id)
+        began = time.perf_counter()
+        try:
+            await self._serve(scope, receive, answer)
+        finally:
+            _log(scope, answer.status, time.perf_counter() - began)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except ClientDisconnect:
+            answer.status = answer.status or CLIENT_GONE
+        except Exception:
+            log.exception("request_failed", method=scope["method"], path=scope["path"])
+            if answer.started:
+                # Too late for an answer: let the server cut the connection, so that the client
+                # doesn't take a part for the whole.
+                raise
+            detail = "It is logged under the request_id of this answer."
+            await problem_response(scope, INTERNAL_ERROR, detail)(scope, receive, answer.send)
+
+
+class _Answer:
+    """Watches the answer go out, and adds the headers that every answer has."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status = 0
+
+    @property
+    def started(self) -> bool:
+        return self.status != 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID_HEADER] = self._request_id
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return cast("bytes", value).decode()
+    return str(uuid7())
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
+    log.log(
+        logging.WARNING if status >= _FIRST_SERVER_ERROR else level,
+        "http_request",
+        method=scope["method"],
+        path=scope["path"],
+        status=status or CLIENT_GONE,
+        ms=round(seconds * 1000, 1),
+    )

@@ -1,0 +1,90 @@
+"""The documentation of bodies and problems, for what FastAPI can't derive from a signature."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from taskflow_api.problems import (
+    INTERNAL_ERROR,
+    MEDIA_TYPE,
+    NOT_AUTHENTICATED,
+    SERVICE_UNAVAILABLE,
+    ProblemKind,
+)
+
+Responses = dict[int | str, dict[str, Any]]
+
+_REQUEST_ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a"
+_HEADERS = {
+    401: {"WWW-Authenticate": "How to authenticate."},
+    405: {"Allow": "The methods of the address."},
+    503: {"Retry-After": "Seconds after which to try again."},
+}
+
+
+def problem_docs(*kinds: ProblemKind, public: bool = False) -> Responses:
+    """The answers of an operation that are problems; those that any may have are added."""
+    by_status: defaultdict[int, list[ProblemKind]] = defaultdict(list)
+    guarded = () if public else (NOT_AUTHENTICATED, SERVICE_UNAVAILABLE)
+    for kind in (*kinds, *guarded, INTERNAL_ERROR):
+        by_status[kind.status].append(kind)
+    return {status: _response(status, found) for status, found in sorted(by_status.items())}
+
+
+def _response(status: int, kinds: list[ProblemKind]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in kinds),
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {kind.code: {"value": _example(kind)} for kind in kinds},
+            }
+        },
+    }
+    if status in _HEADERS:
+        response["headers"] = headers_doc(_HEADERS[status])
+    return response
+
+
+def _example(kind: ProblemKind) -> dict[str, Any]:
+    example: dict[str, Any] = {
+        "type": kind.uri,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": "What was wrong this time, in words.",
+        "instance": "/api/v1/jobs",
+        "code": kind.code,
+        "request_id": _REQUEST_ID,
+    }
+    if kind.status == 422:  # noqa: PLR2004
+        example["errors"] = [{"pointer": "/payload/width", "detail": "is required"}]
+    return example
+
+
+def headers_doc(descriptions: Mapping[str, str]) -> dict[str, Any]:
+    """Headers of an answer: what they say, by name."""
+    return {
+        name: {"description": text, "schema": {"type": "string"}}
+        for name, text in descriptions.items()
+    }
+
+
+def json_body_doc(model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON body that a route reads by itself; `openapi.py` adds the model to the components."""
+    examples = model.model_json_schema().get("examples", [])
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
+                    "examples": {
+                        f"example_{number}": {"value": value}
+                        for number, value in enumerate(examples, start=1)
+                    },
+                }
+            },
+        }
+    }

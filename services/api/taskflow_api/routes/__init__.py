@@ -1,0 +1,38 @@
+"""The routes, a file for each group of them."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from taskflow_api.routes import (
+    documentation,
+    health,
+    job,
+    job_actions,
+    job_history,
+    job_lists,
+    job_types,
+    logs,
+    submission,
+    workers,
+)
+
+# The lists come before the single job, whose pattern would match /jobs/stats too.
+ROUTERS: Sequence[APIRouter] = (
+    submission.router,
+    job_lists.router,
+    job.router,
+    job_actions.router,
+    job_history.router,
+    logs.router,
+    workers.router,
+    job_types.router,
+    health.router,
+    documentation.router,
+)
+
+
+def all_routes() -> list[APIRoute]:
+    """Every route of the service, in the order in which they are tried."""
+    return [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]

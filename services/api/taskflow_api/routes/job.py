@@ -1,0 +1,180 @@
+"""One job: read, change, delete."""
+
+import asyncio
+from typing import Annotated
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Header, Request
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from taskflow.db.pool import TRANSIENT_ERRORS
+from taskflow.errors import ServiceUnavailable
+from taskflow.jobs import commands, queries
+from taskflow.jobs.schemas import JobPatch, JobView
+from taskflow.jobs.states import TERMINAL
+from taskflow.jobs.views import Row
+from taskflow.log_store import erase
+from taskflow_api import problems
+from taskflow_api.dependencies import Caller, JobId, WaitSeconds, With
+from taskflow_api.etags import is_unchanged, versions_in
+from taskflow_api.job_documents import JobDocument, job_document, with_result
+from taskflow_api.json_body import read_body
+from taskflow_api.lifespan import Resources
+from taskflow_api.pointers import publish
+from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
+from taskflow_api.waiting import Waiters
+
+router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
+
+_ETAG = {"ETag": "The job's version, for If-None-Match and If-Match."}
+_OBJECTS_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+log = structlog.get_logger(__name__)
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    operation_id="get_job",
+    summary="Read a job",
+    responses={
+        200: {
+            "headers": headers_doc(
+                _ETAG | {"Preference-Applied": "`wait`: the answer was held as asked."}
+            )
+        },
+        304: {"description": "It is as `If-None-Match` names it.", "headers": headers_doc(_ETAG)},
+        **problem_docs(problems.JOB_NOT_FOUND, problems.INVALID_CONTENT),
+    },
+)
+async def get_job(
+    *,
+    request: Request,
+    caller: Caller,
+    resources: With,
+    job_id: JobId,
+    wait: WaitSeconds,
+    if_none_match: Annotated[
+        str | None, Header(description="An `ETag`: 304 while the job is unchanged.")
+    ] = None,
+) -> Response:
+    """State, progress and result of a job. `Prefer: wait=10` holds the answer until it ends."""
+    document = await read_document(resources, caller.tenant_id, job_id)
+    if wait and document.row["state"] not in TERMINAL:
+        await _wait_for_end(request, resources.waiters, job_id, wait)
+        document = await read_document(resources, caller.tenant_id, job_id)
+    headers = {} if wait is None else {"Preference-Applied": "wait"}
+    if is_unchanged(if_none_match, document.etag):
+        return document.unchanged(headers)
+    document = await with_result(document, resources.artifacts)
+    return document.response(headers=headers)
+
+
+async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> Row:
+    """The job's row as it is now.
+
+    Raises:
+        JobNotFound: this tenant has no such job.
+        ServiceUnavailable: PostgreSQL can't be asked.
+    """
+    async with resources.reads.connection() as connection:
+        return await queries.get_job(connection, tenant_id, job_id)
+
+
+async def read_document(resources: Resources, tenant_id: UUID, job_id: UUID) -> JobDocument:
+    """The job as it is now; raises what `read_row` raises."""
+    return job_document(await read_row(resources, tenant_id, job_id))
+
+
+async def _wait_for_end(request: Request, waiters: Waiters, job_id: UUID, seconds: int) -> None:
+    end = asyncio.create_task(waiters.wait(job_id, seconds))
+    departure = asyncio.create_task(_departure(request))
+    try:
+        await asyncio.wait({end, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if departure.done():
+            await departure
+            raise ClientDisconnect
+    finally:
+        end.cancel()
+        departure.cancel()
+        await asyncio.gather(end, departure, return_exceptions=True)
+
+
+async def _departure(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.patch(
+    "/{job_id}",
+    response_model=JobView,
+    operation_id="change_job",
+    summary="Change a waiting job",
+    responses={
+        200: {"headers": headers_doc(_ETAG)},
+        **problem_docs(
+            problems.MALFORMED_BODY,
+            problems.MALFORMED_HEADER,
+            problems.JOB_NOT_FOUND,
+            problems.JOB_STATE_CONFLICT,
+            problems.VERSION_MISMATCH,
+            problems.BODY_TOO_LARGE,
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            problems.INVALID_CONTENT,
+        ),
+    },
+    openapi_extra=json_body_doc(JobPatch),
+)
+async def change_job(
+    *,
+    request: Request,
+    caller: Caller,
+    resources: With,
+    job_id: JobId,
+    if_match: Annotated[
+        str | None, Header(description="`ETag`s: 412 if the job is none of these versions.")
+    ] = None,
+) -> Response:
+    """Change what is named; the rest stays. Only a job that waits can be changed."""
+    versions = versions_in(if_match)
+    change = await read_body(request, JobPatch)
+    if change.payload is not None:
+        row = await read_row(resources, caller.tenant_id, job_id)
+        await resources.job_types.check(row["type"], change.payload)
+    async with resources.writes.connection() as connection:
+        pointed = await commands.patch(
+            connection, caller.tenant_id, job_id, change, if_version=versions
+        )
+    if pointed is not None:
+        publish(resources.relay, pointed)
+    return (await read_document(resources, caller.tenant_id, job_id)).response()
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    operation_id="delete_job",
+    summary="Delete a finished job",
+    response_description="It is gone, with its logs and artifacts.",
+    responses=problem_docs(
+        problems.JOB_NOT_FOUND, problems.JOB_STATE_CONFLICT, problems.INVALID_CONTENT
+    ),
+)
+async def delete_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+    """Delete a job that has ended, with its history, logs and artifacts."""
+    async with resources.writes.connection() as connection:
+        deleted = await commands.delete(connection, caller.tenant_id, job_id)
+    return Response(status_code=204, background=BackgroundTask(_erase, resources, deleted))
+
+
+async def _erase(resources: Resources, deleted: commands.Deleted) -> None:
+    """Remove what the job left in the object store; nothing names it any more."""
+    try:
+        await erase(resources.database, resources.object_store, deleted.log_ranges)
+        await resources.artifacts.delete_job(deleted.tenant_id, deleted.job_id, deleted.created_at)
+    except _OBJECTS_UNREACHABLE as error:
+        left = [stored.object_key for stored in deleted.log_ranges]
+        log.warning("objects_of_deleted_job_left", error=str(error), log_objects=left)

@@ -1,0 +1,58 @@
+"""What can be done to one job: cancel, retry."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from taskflow.jobs import commands
+from taskflow.jobs.schemas import JobView
+from taskflow.jobs.states import JobState
+from taskflow_api import problems
+from taskflow_api.dependencies import Caller, JobId, With
+from taskflow_api.pointers import publish
+from taskflow_api.problem_docs import problem_docs
+from taskflow_api.routes.job import read_document
+
+router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
+
+_PROBLEMS = problem_docs(
+    problems.JOB_NOT_FOUND, problems.JOB_STATE_CONFLICT, problems.INVALID_CONTENT
+)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    response_model=JobView,
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    response_description="It is cancelled.",
+    responses={
+        202: {
+            "model": JobView,
+            "description": "It runs: its worker is asked to stop it (`cancel_requested`).",
+        },
+        **_PROBLEMS,
+    },
+)
+async def cancel_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+    """Cancel a waiting job, or ask for the end of a running one; again does no harm."""
+    async with resources.writes.connection() as connection:
+        state = await commands.cancel(connection, caller.tenant_id, job_id)
+    document = await read_document(resources, caller.tenant_id, job_id)
+    return document.response(202 if state is JobState.RUNNING else 200)
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=JobView,
+    operation_id="retry_job",
+    summary="Run a job again that ended badly",
+    response_description="It is queued, with a fresh budget of attempts.",
+    responses=_PROBLEMS,
+)
+async def retry_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+    """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
+    async with resources.writes.connection() as connection:
+        pointed = await commands.retry(connection, caller.tenant_id, job_id)
+    publish(resources.relay, pointed)
+    return (await read_document(resources, caller.tenant_id, job_id)).response(202)

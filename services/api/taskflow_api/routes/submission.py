@@ -1,0 +1,99 @@
+"""POST /api/v1/jobs."""
+
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from taskflow.errors import InvalidContent, JobNotFound, UnknownJobType
+from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.schemas import JobRequest, JobView
+from taskflow.jobs.views import accepted_view, job_links
+from taskflow_api import problems
+from taskflow_api.dependencies import Caller, IdempotencyKey, With
+from taskflow_api.intake import PATH, Defaults, defaults_for, new_job
+from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
+from taskflow_api.json_body import read_body
+from taskflow_api.lifespan import Resources
+from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
+from taskflow_api.routes.job import read_row
+
+router = APIRouter(tags=["jobs"])
+
+_REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
+_DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
+_HEADERS = headers_doc(
+    {
+        "Location": "Where the job is read.",
+        "Idempotent-Replayed": "`true`: this answer was given before, nothing was done now.",
+    }
+)
+
+
+@router.post(
+    PATH,
+    status_code=202,
+    response_model=JobView,
+    operation_id="submit_job",
+    summary="Submit a job",
+    response_description="The job is committed; it will run.",
+    responses={
+        202: {"headers": _HEADERS},
+        200: {
+            "model": JobView,
+            "description": "A live job has this `unique_key` already; here it is, with"
+            " `deduplicated: true`.",
+            "headers": _HEADERS,
+        },
+        **problem_docs(
+            problems.MALFORMED_BODY,
+            problems.MALFORMED_HEADER,
+            problems.BODY_TOO_LARGE,
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            problems.INVALID_CONTENT,
+            problems.UNKNOWN_JOB_TYPE,
+            problems.IDEMPOTENCY_KEY_REUSED,
+        ),
+    },
+    openapi_extra=json_body_doc(JobRequest),
+)
+async def submit_job(
+    request: Request, caller: Caller, resources: With, key: IdempotencyKey
+) -> Response:
+    """A 202 means that the job is committed: it will run, whatever stops or fails from then on.
+
+    With an `Idempotency-Key` the request can be repeated safely: the same key and content give the
+    first answer again.
+    """
+    wanted = await read_body(request, JobRequest)
+    size_bytes = len(await request.body())
+    try:
+        defaults = await defaults_for(wanted, resources.job_types)
+    except (InvalidContent, UnknownJobType):
+        # It may have been accepted before its times ran out or its type's schema changed.
+        job = new_job(wanted, Defaults(), tenant_id=caller.tenant_id, idempotency_key=key)
+        submission = await resources.submissions.find(job) if key else None
+        if submission is None:
+            raise
+    else:
+        job = new_job(wanted, defaults, tenant_id=caller.tenant_id, idempotency_key=key)
+        submission = await resources.submissions.submit(job, size_bytes=size_bytes)
+    structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
+    return await _answer(resources, caller.tenant_id, job, submission)
+
+
+async def _answer(
+    resources: Resources, tenant_id: UUID, job: NewJob, submission: Submission
+) -> Response:
+    headers = {"Location": job_links(submission.job_id).self}
+    if submission.kind in _REPLAYED:
+        headers["Idempotent-Replayed"] = "true"
+    if submission.kind not in _DEDUPLICATED:
+        return Response(dump(accepted_view(job, submission)), 202, headers, MEDIA_TYPE)
+    try:
+        row = await read_row(resources, tenant_id, submission.job_id)
+    except JobNotFound:
+        # The twin was deleted a moment ago; what was known of it then is still the answer.
+        return Response(dump(accepted_view(job, submission)), 200, headers, MEDIA_TYPE)
+    return Response(job_document(row, deduplicated=True).content, 200, headers, MEDIA_TYPE)

@@ -1,0 +1,122 @@
+"""uvicorn, as this service runs it."""
+
+import asyncio
+from socket import socket
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uuid_utils.compat import uuid7
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from taskflow_api.problems import (
+    BAD_REQUEST,
+    HEADERS_TOO_LARGE,
+    MEDIA_TYPE,
+    ProblemKind,
+    problem_response,
+)
+
+GRACE_SECONDS = 20
+"""How long requests may go on once the process is to stop."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the idle time of the usual proxies, which would else meet closed connections."""
+
+HEAD_SECONDS = 20.0
+"""How long a client may take for its request line and headers."""
+
+MAX_HEAD_BYTES = 64 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose heads are bounded, in bytes and time, and whose refusals are problems."""
+
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(HEADERS_TOO_LARGE, f"The limit is {MAX_HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        """Wait for the head of the request that begins."""
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Pass the request on."""
+        self._end_head()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close."""
+        self._refuse(BAD_REQUEST, msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade that is not offered is no news: the request is served as it is."""
+
+    def _await_head(self) -> None:
+        self._end_head()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, kind: ProblemKind, detail: str) -> None:
+        request_id = str(uuid7())
+        scope = {"path": "/", "state": {"request_id": request_id}}
+        body = bytes(problem_response(scope, kind, detail).body)
+        head = (
+            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[kind.status] + head.encode() + body)
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Ends the requests that wait for something when the process is to stop."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # Nobody is believed about where a request comes from.
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Take no new connection, finish what is under way, close the resources."""
+        self._app.state.resources.waiters.close()
+        await super().shutdown(sockets)
+        log.info("api_stopped")

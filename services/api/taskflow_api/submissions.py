@@ -1,0 +1,152 @@
+"""Submissions on their way into PostgreSQL: many in one statement, again while it is away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from taskflow.batching import Batcher, BatcherClosed
+from taskflow.broker.message import Pointer
+from taskflow.db.pool import TRANSIENT_ERRORS, Connection, Database
+from taskflow.errors import ServiceUnavailable, TaskFlowError
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.new_job import NewJob, Submission
+from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
+from taskflow.patience import pause_seconds
+from taskflow.relay import Dispatch, Relay
+
+RETRY_SECONDS = 5.0
+"""For how long a batch is sent again while PostgreSQL doesn't take it."""
+
+ANSWER_SECONDS = 10.0
+"""How long a caller waits in all, for its turn and for the commit."""
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+WRITERS = 2
+WAITING_BATCHES = 10
+"""How many batches may wait; what comes beyond them is refused, which bounds the memory."""
+
+_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+_SERVICE = "PostgreSQL"
+
+Written = TypeVar("Written")
+Weighed = tuple[NewJob, int]
+"""A job, and the bytes of its request."""
+
+log = structlog.get_logger(__name__)
+
+
+class Submissions:
+    """Takes new jobs, answers once they are committed, and has their pointers published."""
+
+    def __init__(self, database: Database, relay: Relay, *, batch_size: int) -> None:
+        self._database = database
+        self._relay = relay
+        self._batcher: Batcher[Weighed, Answer] = Batcher(
+            self._write_batch,
+            max_items=batch_size,
+            max_size=MAX_BATCH_BYTES,
+            size_of=lambda weighed: weighed[1],
+            writers=WRITERS,
+            max_waiting=batch_size * WAITING_BATCHES,
+            skip_cancelled=True,
+        )
+        self._alone: set[asyncio.Task[Answer]] = set()
+
+    async def submit(self, job: NewJob, *, size_bytes: int) -> Submission:
+        """Commit a job, or find what it was committed as before; `size_bytes`: its request's.
+
+        Raises:
+            TaskFlowError: it is refused.
+            ServiceUnavailable: PostgreSQL doesn't answer in time; the job may be committed.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                if job.needs_own_transaction:
+                    answer = await self._submit_alone(job)
+                else:
+                    answer = await self._batcher.submit((job, size_bytes))
+        except TimeoutError as error:
+            raise ServiceUnavailable(_SERVICE, "the commit takes too long") from error
+        except BatcherClosed as error:
+            raise ServiceUnavailable("The service", "it is stopping") from error
+        return _accepted(answer)
+
+    async def find(self, job: NewJob) -> Submission | None:
+        """What this job's idempotency key was answered with before, or None.
+
+        Raises:
+            IdempotencyKeyReused: the key belongs to another request.
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        answer = await self._persist(lambda connection: find_answer(connection, job))
+        return None if answer is None else _accepted(answer)
+
+    async def close(self) -> None:
+        """Take nothing more, and return when everything that was taken is committed."""
+        await self._batcher.close()
+        await asyncio.gather(*self._alone, return_exceptions=True)
+
+    async def _write_batch(self, batch: Sequence[Weighed]) -> Sequence[Answer]:
+        jobs = [job for job, _ in batch]
+
+        def write(connection: Connection) -> Awaitable[list[Answer]]:
+            return submit(connection, jobs, with_pointers=self._relay.ready)
+
+        answers = await self._persist(write)
+        self._publish(jobs, answers)
+        return answers
+
+    async def _submit_alone(self, job: NewJob) -> Answer:
+        # In a task of its own, so that a caller who leaves can't cut the commit from its pointer.
+        task = asyncio.create_task(self._write_alone(job), name="submit-alone")
+        self._alone.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: "asyncio.Task[Answer]") -> None:
+        self._alone.discard(task)
+        if not task.cancelled():
+            task.exception()  # Marks it as seen where the caller has gone.
+
+    async def _write_alone(self, job: NewJob) -> Answer:
+        def write(connection: Connection) -> Awaitable[Answer]:
+            return submit_alone(connection, job, with_pointers=self._relay.ready)
+
+        answer = await self._persist(write)
+        self._publish([job], [answer])
+        return answer
+
+    async def _persist(self, write: Callable[[Connection], Awaitable[Written]]) -> Written:
+        """Call `write`, and again with the same ids while PostgreSQL is away."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + RETRY_SECONDS
+        failures = 0
+        while True:
+            try:
+                async with self._database.connection() as connection:
+                    return await write(connection)
+            except _UNREACHABLE as error:
+                failures += 1
+                pause = pause_seconds(failures, last=1.0)
+                if loop.time() + pause > give_up_at:
+                    log.warning("submissions_refused", error=str(error), failures=failures)
+                    said = str(error) or type(error).__name__
+                    raise ServiceUnavailable(_SERVICE, said) from error
+                await asyncio.sleep(pause)
+
+    def _publish(self, jobs: Sequence[NewJob], answers: Sequence[Answer]) -> None:
+        self._relay.send(
+            Dispatch(
+                Pointer(answer.job_id, Lane(job.queue, job.priority), job.type, answer.pointer_at)
+            )
+            for job, answer in zip(jobs, answers, strict=True)
+            if isinstance(answer, Submission) and answer.pointer_at is not None
+        )
+
+
+def _accepted(answer: Answer) -> Submission:
+    if isinstance(answer, TaskFlowError):
+        raise answer
+    return answer

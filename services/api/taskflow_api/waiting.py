@@ -1,0 +1,70 @@
+"""Waiting for jobs to end: one look at the database for all who wait, only while somebody does."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection
+from uuid import UUID
+
+import structlog
+
+from taskflow.errors import ServiceUnavailable
+from taskflow.jobs.queries import ended_among
+from taskflow_api.database_access import Reads
+
+LOOK_EVERY_SECONDS = 0.1
+LOOK_EVERY_SECONDS_WHILE_AWAY = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Waiters:
+    """Those who wait for a job's end; a wait holds no connection."""
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+        self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
+        self._looking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def wait(self, job_id: UUID, seconds: float) -> None:
+        """Return when the job has ended (or is gone), the time is over, or the process stops."""
+        if self._closed:
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[job_id].add(ended)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="wait-for-ends")
+        try:
+            await asyncio.wait([ended], timeout=seconds)
+        finally:
+            ended.cancel()
+            self._waiting[job_id].discard(ended)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+
+    def close(self) -> None:
+        """End every wait, and let none begin."""
+        self._closed = True
+        self._wake(list(self._waiting))
+
+    async def _look(self) -> None:
+        pause = LOOK_EVERY_SECONDS
+        while self._waiting:
+            await asyncio.sleep(pause)
+            try:
+                async with self._reads.connection() as connection:
+                    self._wake(await ended_among(connection, list(self._waiting)))
+                pause = LOOK_EVERY_SECONDS
+            except ServiceUnavailable as error:
+                # The waits go on to their own ends.
+                pause = LOOK_EVERY_SECONDS_WHILE_AWAY
+                log.warning("job_ends_not_seen", error=str(error))
+            except Exception:
+                pause = LOOK_EVERY_SECONDS_WHILE_AWAY
+                log.exception("look_for_job_ends_broke")
+
+    def _wake(self, job_ids: Collection[UUID]) -> None:
+        for job_id in job_ids:
+            for ended in self._waiting.get(job_id, ()):
+                if not ended.done():
+                    ended.set_result(None)

@@ -1,0 +1,33 @@
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from taskflow.settings import ApiSettings
+from taskflow_api.app import create_app
+
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service none of whose servers is there."""
+    app = create_app(
+        ApiSettings(
+            _env_file=None,
+            database_url=f"postgresql://u:p@{NOWHERE}/taskflow",
+            amqp_url=f"amqp://{NOWHERE}/taskflow",
+            redis_url=f"redis://{NOWHERE}/0",
+            s3_endpoint=f"http://{NOWHERE}",
+            s3_access_key="access",
+            s3_secret_key="secret",
+            api_key="tf_live_testing_only",
+        )
+    )
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    headers = {"X-API-Key": "tf_live_testing_only"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as client,
+    ):
+        yield client

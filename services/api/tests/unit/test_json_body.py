@@ -1,0 +1,77 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskflow_api.json_body import MAX_BODY_DEPTH, parse_json
+from taskflow_api.problems import ProblemError
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30
+)
+
+
+def nested(depth: int, value: str = "1") -> bytes:
+    return ("[" * depth + value + "]" * depth).encode()
+
+
+def depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_json_is_read_as_it_was_written(value: Any, ascii_only: bool, indent: int | None) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode("utf-8")
+    if depth_of(value) <= MAX_BODY_DEPTH:
+        assert parse_json(body) == value
+
+
+@given(st.binary())
+def test_any_bytes_are_json_or_a_400(body: bytes) -> None:
+    try:
+        parse_json(body)
+    except ProblemError as error:
+        assert error.kind.status == 400  # noqa: PT017 - both ways are right
+
+
+@given(st.text(alphabet='[]{}"\\,:1 ', max_size=200))
+def test_any_text_of_brackets_and_quotes_is_json_or_a_400(text: str) -> None:
+    try:
+        value = parse_json(text.encode())
+    except ProblemError as error:
+        assert error.kind.status == 400  # noqa: PT017 - both ways are right
+    else:
+        assert value == json.loads(text)
+
+
+@pytest.mark.parametrize("value", ["1", '"]"', '"\\"]]]"', '"[[[["', '{"[": "]"}'])
+def test_depth_is_counted_outside_of_strings(value: str) -> None:
+    deeper = 1 if value.startswith("{") else 0
+    parse_json(nested(MAX_BODY_DEPTH - deeper, value))
+    with pytest.raises(ProblemError, match="deeper"):
+        parse_json(nested(MAX_BODY_DEPTH - deeper + 1, value))
+
+
+def test_width_is_not_depth() -> None:
+    body = b"[" + b",".join([b'{"a": [[]]}'] * 10_000) + b"]"
+    assert len(parse_json(body)) == 10_000
+
+
+@given(st.text(), st.text(), VALUES)
+def test_a_member_that_is_named_twice_is_refused(name: str, other: str, value: Any) -> None:
+    member = f"{json.dumps(name)}: {json.dumps(value)}"
+    body = f"[{{{member}, {json.dumps(other + '!')}: 1, {member}}}]"
+    if depth_of(value) < MAX_BODY_DEPTH - 1:
+        with pytest.raises(ProblemError, match="twice"):
+            parse_json(body.encode())

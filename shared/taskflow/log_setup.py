@@ -1,0 +1,110 @@
+"""One form for every log line: structlog's own and the standard library's, JSON or console."""
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REDACTED = "[redacted]"
+
+_SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)|secret|token|api[_-]?key|authorization|credential|cookie", re.IGNORECASE
+)
+# `claim_token` and the like name rows of ours, not a right to anything.
+_NO_SECRETS = frozenset({"claim_token"})
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+_BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',]+", re.IGNORECASE)
+_API_KEY = re.compile(r"\btf_live_\w+")
+_MAX_DEPTH = 6
+# At INFO these tell of every request and every connection.
+_TALKATIVE = ("aio_pika", "aiormq", "asyncio", "urllib3", "uvicorn")
+
+
+def configure_logging(level: str, log_format: str, *, service: str) -> None:
+    """Send every log line of this process to standard output; call it once, in `__main__`.
+
+    `level` is DEBUG, INFO, WARNING or ERROR; `log_format` is json or console. A line carries
+    `timestamp` (UTC), `level`, `event`, `logger`, `service`, and what is bound to the context
+    (`request_id`, `job_id`, `attempt`).
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _name_service(service),
+                *_rendering(log_format),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.captureWarnings(capture=True)
+
+
+def _name_service(service: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        return event
+
+    return add
+
+
+def _rendering(log_format: str) -> list[Processor]:
+    # Tracebacks are text: with their local variables they would show secrets.
+    rendering: list[Processor] = [structlog.processors.format_exc_info, redact]
+    if log_format == "json":
+        return [*rendering, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return [*rendering, console]
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Blot out what is a secret by its name, and credentials within any text."""
+    return {name: _redacted(name, value, 0) for name, value in event.items()}
+
+
+def _redacted(name: str, value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if _SECRET_NAME.search(name) and name not in _NO_SECRETS:
+        return REDACTED
+    if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        return {str(key): _redacted(str(key), item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth < _MAX_DEPTH:
+        return [_redacted("", item, depth + 1) for item in value]
+    return _without_credentials(str(value))
+
+
+def _without_credentials(text: str) -> str:
+    if "@" in text:
+        text = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
+    if "tf_live_" in text:
+        text = _API_KEY.sub(REDACTED, text)
+    return _BEARER.sub(rf"\1 {REDACTED}", text) if "earer" in text or "asic" in text else text

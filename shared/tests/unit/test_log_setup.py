@@ -1,0 +1,103 @@
+"""What a process logs, seen from outside: logging is set up once, for the whole process."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from taskflow.log_setup import REDACTED, redact
+
+PROGRAM = """
+import logging, sys, warnings
+import structlog
+from taskflow.log_setup import configure_logging
+
+log = structlog.get_logger("taskflow.thing")
+configure_logging(sys.argv[1], sys.argv[2], service="api")
+structlog.contextvars.bind_contextvars(request_id="r1", job_id="j1", attempt=2)
+log.info("thing_done", count=3, secret_key="hidden", surrogate="\\ud800", emoji="😀")
+log.debug("thing_seen")
+logging.getLogger("library").warning("it said %s", "amqp://user:password@host/x", extra={"n": 1})
+logging.getLogger("uvicorn.error").info("chatter")
+warnings.warn("old")
+try:
+    token = "local-secret"
+    raise ValueError("because of postgresql://u:password@host/db")
+except ValueError:
+    log.exception("thing_broke")
+"""
+
+
+def output(level: str, log_format: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, level, log_format],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_each_line_is_an_object_with_its_context() -> None:
+    lines = [json.loads(line) for line in output("INFO", "json").splitlines()]
+
+    done, library, warning, broke = lines
+    assert all(
+        line["service"] == "api"
+        and (line["request_id"], line["job_id"], line["attempt"]) == ("r1", "j1", 2)
+        and line["timestamp"].endswith("Z")
+        for line in lines
+    )
+    assert (done["event"], done["level"], done["logger"], done["count"]) == (
+        "thing_done",
+        "info",
+        "taskflow.thing",
+        3,
+    )
+    assert (done["secret_key"], done["emoji"]) == (REDACTED, "😀")
+    assert (library["logger"], library["n"]) == ("library", 1)
+    assert library["event"] == f"it said amqp://{REDACTED}@host/x"
+    assert (warning["logger"], "old" in warning["event"]) == ("py.warnings", True)
+    assert (broke["event"], broke["level"]) == ("thing_broke", "error")
+    assert "Traceback" in broke["exception"]
+    assert f"ValueError: because of postgresql://{REDACTED}@host/db" in broke["exception"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_secret_is_shown(log_format: str) -> None:
+    text = output("DEBUG", log_format)
+    assert "thing_seen" in text
+    for secret in ("hidden", "password", "chatter"):
+        assert secret not in text
+
+
+def test_the_level_holds_for_both_kinds_of_loggers() -> None:
+    events = [json.loads(line)["event"] for line in output("ERROR", "json").splitlines()]
+    assert events == ["thing_broke"]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"api_key": "k"}, {"api_key": REDACTED}),
+        ({"X-API-Key": "k"}, {"X-API-Key": REDACTED}),
+        ({"headers": {"authorization": "Bearer a.b"}}, {"headers": {"authorization": REDACTED}}),
+        ({"event": "sent Bearer a.b.c, ok"}, {"event": f"sent Bearer {REDACTED}, ok"}),
+        ({"keys": ["tf_live_ab_cd", 1, None]}, {"keys": [REDACTED, 1, None]}),
+        ({"token": None}, {"token": None}),
+        ({"claim_token": "t"}, {"claim_token": "t"}),
+        ({"url": "http://host/path@x"}, {"url": "http://host/path@x"}),
+    ],
+)
+def test_secrets_are_blotted_out(given: dict[str, Any], shown: dict[str, Any]) -> None:
+    assert redact(None, "info", given) == shown
+
+
+def test_what_contains_itself_is_cut_short() -> None:
+    endless: dict[str, Any] = {"n": 1}
+    endless["self"] = endless
+    json.dumps(redact(None, "info", {"endless": endless}))
