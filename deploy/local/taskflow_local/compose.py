@@ -56,8 +56,16 @@ class Container:
     @property
     def has_failed(self) -> bool:
         """Whether waiting longer won't make it well."""
-        ended_badly = self.status in {"exited", "dead"} and self.exit_code != 0
-        return ended_badly or self.health == "unhealthy" or self.restarts >= _RESTARTS_OF_A_LOOP
+        if self.status == "restarting":
+            return self.restarts >= _RESTARTS_OF_A_LOOP
+        return self.status in {"exited", "dead"} and self.exit_code != 0
+
+    def __str__(self) -> str:
+        """What state it is in."""
+        words = [self.status]
+        if self.status != "running":
+            words.append(f"exit code {self.exit_code}")
+        return ", ".join([*words, *([self.health] if self.health else [])])
 
 
 class Compose:

@@ -23,6 +23,7 @@ ONE_SHOTS = ("postgres-setup", "migrate")
 _REPLICAS = {"scheduler": 2}
 _POLL_SECONDS = 0.5
 _READY_SECONDS = 180
+_LATE = f"is not ready after {_READY_SECONDS} seconds"
 
 
 def up(checkout: Path, environment: Mapping[str, str]) -> None:
@@ -54,7 +55,8 @@ def infra_up(checkout: Path, environment: Mapping[str, str]) -> None:
         if missing := _missing(compose, SERVERS):
             require_free(published_ports(settings, missing))
             _start(compose, [*missing, "postgres-setup"])
-        _wait_until_well(compose, [*SERVERS, "postgres-setup"])
+            _wait_until_well(compose, ["postgres-setup"])
+        _wait_until_well(compose, SERVERS)
         lifecycle.migrate(checkout)
     say(f"started: {', '.join(missing)}" if missing else "the servers run already")
 
@@ -155,8 +157,9 @@ def _start(compose: Compose, services: Sequence[str]) -> None:
     try:
         compose.run("up", "--detach", "--no-recreate", "--quiet-pull", *services)
     except StackError:
-        if failed := [each for each in compose.containers() if each.has_failed]:
-            raise _failure(compose, failed[0]) from None
+        for container in compose.containers():
+            if container.has_failed or container.health == "unhealthy":
+                raise _failure(compose, container, "does not run") from None
         raise
 
 
@@ -191,14 +194,14 @@ def _wait_until_well(compose: Compose, services: Sequence[str]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while True:
         found = [each for each in compose.containers() if each.service in services]
-        if failed := [container for container in found if container.has_failed]:
-            raise _failure(compose, failed[0])
+        for container in found:
+            if container.has_failed:
+                raise _failure(compose, container, "does not run")
         waiting = [container for container in found if not container.is_well]
-        if not waiting and {container.service for container in found} == set(services):
+        if not waiting:
             return
         if time.monotonic() > deadline:
-            names = sorted({container.service for container in waiting}) or ["some services"]
-            raise StackError(f"not ready after {_READY_SECONDS} seconds: {', '.join(names)}")
+            raise _failure(compose, waiting[0], _LATE)
         time.sleep(_POLL_SECONDS)
 
 
@@ -207,16 +210,10 @@ def _wait_until_green(compose: Compose, port: int) -> None:
     while not is_green(port):
         if time.monotonic() > deadline:
             api = next(each for each in compose.containers() if each.service == "api")
-            raise StackError(
-                f"http://{LOOPBACK}:{port}/readyz is not green after {_READY_SECONDS} seconds;"
-                f" the end of the API's log:\n{compose.last_words(api)}"
-            )
+            raise _failure(compose, api, f"{_LATE} on port {port}")
         time.sleep(_POLL_SECONDS)
 
 
-def _failure(compose: Compose, container: Container) -> StackError:
-    state = f"{container.status}, exit code {container.exit_code}"
-    if container.health is not None:
-        state += f", {container.health}"
+def _failure(compose: Compose, container: Container, what: str) -> StackError:
     words = compose.last_words(container)
-    return StackError(f"{container.service} does not run ({state}); the end of its log:\n{words}")
+    return StackError(f"{container.service} {what} ({container}); the end of its log:\n{words}")

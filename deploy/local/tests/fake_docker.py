@@ -1,7 +1,8 @@
 """A docker command without an engine: it keeps containers in a file, as Compose would have them.
 
-FAKE_DOCKER is the folder of its state. FAKE_DOCKER_BROKEN names a service that ends at once, and
-FAKE_DOCKER_SLOW one that does not become healthy.
+FAKE_DOCKER is the folder of its state, with the services of the Compose file in services.json.
+FAKE_DOCKER_BROKEN names a service that ends at once, FAKE_DOCKER_SLOW one that does not become
+healthy.
 """
 
 import json
@@ -13,8 +14,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 FOLDER = Path(os.environ["FAKE_DOCKER"])
 STATE = FOLDER / "state.json"
@@ -38,53 +37,62 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 State = dict[str, Any]
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
 def main(arguments: list[str]) -> int:
-    state = json.loads(STATE.read_text()) if STATE.exists() else {"made": 0, "containers": {}}
+    state: State = {"made": 0, "containers": {}}
+    if STATE.exists():
+        state = json.loads(STATE.read_text())
     match arguments:
-        case ["info", *_]:
-            print("28.2.2")
         case ["compose", "version"]:
-            return 0 if not (FOLDER / "no-compose").exists() else 1
-        case ["container", "ls", *_]:
-            project = next(
-                re.findall(r"project=(.*)", word) for word in arguments if "proj" in word
-            )
-            found = state["containers"].items()
-            print("\n".join(name for name, each in found if each["project"] == project[0]))
-        case ["container", "inspect", *names]:
-            print(json.dumps([state["containers"][name]["inspected"] for name in names]))
-        case ["container", "logs", *_, name]:
-            print(f"the last words of {name}")
-        case ["compose", "--project-name", project, "--file", file, *rest]:
+            return 1 if (FOLDER / "no-compose").exists() else 0
+        case ["container", *rest]:
+            ask(state["containers"], rest)
+            return 0
+        case ["compose", "--project-name", project, "--file", _, *rest]:
             if rest[:1] == ["--env-file"]:
                 rest = rest[2:]
             with JOURNAL.open("a") as journal:
                 journal.write(" ".join(rest) + "\n")
-            done = compose(state, project, Path(file), rest)
+            done = compose(state, project, rest)
             STATE.write_text(json.dumps(state))
             return done
-        case _:
-            raise SystemExit(f"not understood: {arguments}")
-    return 0
+    raise SystemExit(f"not understood: {arguments}")
 
 
-def compose(state: State, project: str, file: Path, arguments: list[str]) -> int:
+def ask(containers: State, arguments: list[str]) -> None:
+    match arguments:
+        case ["ls", *options]:
+            (project,) = re.findall(r"compose\.project=(\S+)", " ".join(options))
+            for name, each in containers.items():
+                if each["project"] == project:
+                    say(name)
+        case ["inspect", *names]:
+            say(json.dumps([containers[name]["inspected"] for name in names]))
+        case ["logs", *_, name]:
+            say(f"the last words of {name}")
+
+
+def compose(state: State, project: str, arguments: list[str]) -> int:
     named = [word for word in arguments[1:] if not word.startswith("-")]
     match arguments[0]:
         case "up":
-            return up(state, project, yaml.safe_load(file.read_text())["services"], named)
+            return up(state, project, json.loads((FOLDER / "services.json").read_text()), named)
         case "rm":
-            ended = {"created", "exited", "dead"} | (
-                {"running"} if "--stop" in arguments else set()
+            kept = set() if "--stop" in arguments else {"running", "restarting"}
+            remove(
+                state,
+                project,
+                lambda each: each["service"] in named and status(each) not in kept,
             )
-            remove(state, project, lambda each: each["service"] in named and status(each) in ended)
         case "down":
-            remove(state, project, lambda each: True)
+            remove(state, project, lambda _: True)
             if "--volumes" in arguments:
                 state["volumes_deleted"] = True
         case "ps" | "logs":
-            print(f"{arguments[0]} of {' '.join(named)}".rstrip())
-            sys.stdout.flush()
+            say(f"{arguments[0]} of {' '.join(named)}".rstrip())
     return 0
 
 
@@ -149,7 +157,9 @@ def container(state: State, project: str, service: str, name: str) -> State:
     }
     if service == "api" and service not in {BROKEN, SLOW}:
         port = os.environ["TASKFLOW_API_PORT"]
-        made["pid"] = subprocess.Popen([sys.executable, "-c", API, port], stdout=2).pid
+        quiet = subprocess.DEVNULL
+        command = [sys.executable, "-c", API, port]
+        made["pid"] = subprocess.Popen(command, stdout=quiet, stderr=quiet).pid
     return made
 
 

@@ -23,7 +23,7 @@ from taskflow_testing.object_store import TestBucket
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.05
-_LOG_LINES_SHOWN = 400
+_LOG_LINES_SHOWN = 30
 
 # Below the range that the kernel hands to outgoing connections, so that no client takes a port
 # between our choosing it and the API's binding it.

@@ -1,0 +1,178 @@
+"""Workers that die, and servers that go away and come back."""
+
+import dataclasses
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from taskflow_testing.job_client import JobClient
+from taskflow_testing.services import NewServices, Servers, Services
+from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.waiting import eventually
+
+RESCUE_SECONDS = 20.0
+
+
+@pytest.fixture
+async def broker_proxy(real_servers: Servers) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(real_servers.amqp_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def s3_proxy(real_servers: Servers) -> AsyncIterator[TcpProxy]:
+    async with TcpProxy(real_servers.s3.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def api(real_servers: Servers, new_services: NewServices) -> AsyncIterator[JobClient]:
+    """Jobs through an API that stays up; its services are `api.services`."""
+    services = new_services(real_servers)
+    await services.start_api()
+    async with services.client() as client:
+        yield JobClient(client)
+
+
+def services_of(new_services: NewServices) -> Services:
+    """Those behind `api`."""
+    return new_services.made[0]
+
+
+async def test_a_job_whose_worker_is_killed_runs_again(
+    api: JobClient, new_services: NewServices
+) -> None:
+    services = services_of(new_services)
+    services.start_scheduler()
+    victim = await services.start_consumer(handlers="trial_jobs", log_flush_seconds=0.2)
+    job = await api.submit("trial.waits", {"seconds": 3})
+    # The log of a running attempt is there up to the last flush.
+    await api.log_has(job, "attempt 1")
+    victim.kill()
+    killed_at = datetime.now(UTC)
+    await services.start_consumer(handlers="trial_jobs")
+    job = await api.completes(job, timeout=RESCUE_SECONDS + 10)
+    assert job["attempt"] == 2
+    first, second = await api.attempts(job)
+    assert (first["outcome"], second["outcome"]) == ("lost", "completed")
+    assert first["error"]["type"] == "worker_lost"
+    waited = datetime.fromisoformat(second["started_at"]) - killed_at
+    assert waited.total_seconds() < RESCUE_SECONDS
+    log = await api.log_has(job, "attempt 2")
+    assert "attempt 1" in log
+
+
+async def test_a_worker_that_is_told_to_stop_hands_its_jobs_back(
+    api: JobClient, new_services: NewServices
+) -> None:
+    services = services_of(new_services)
+    leaving = await services.start_consumer(handlers="trial_jobs", shutdown_grace_seconds=0.5)
+    job = await api.submit("trial.waits", {"seconds": 60})
+    short = await api.submit("trial.waits", {"seconds": 0.3})
+    for each in (job, short):
+        await api.reaches(each, "running", "completed")
+    assert await leaving.terminate() == 0
+    # What ends within the grace time has ended; the rest is as if it had not begun.
+    assert (await api.get(short))["state"] == "completed"
+    assert ((await api.get(job))["state"], (await api.get(job))["attempt"]) == ("queued", 0)
+    assert await api.attempts(job) == []
+    await services.start_consumer(handlers="trial_jobs", shutdown_grace_seconds=0)
+    job = await api.reaches(job, "running")
+    assert job["attempt"] == 1
+    events = [event["event"] for event in await api.events(job)]
+    assert events == ["submit", "claim", "release", "claim"]
+    workers = (await api.http.get("/api/v1/workers")).json()["items"]
+    assert [worker["state"] for worker in workers] == ["running", "stopped"]
+
+
+async def test_a_frozen_worker_that_wakes_up_changes_nothing(
+    api: JobClient, new_services: NewServices
+) -> None:
+    services = services_of(new_services)
+    services.start_scheduler()
+    frozen = await services.start_consumer(handlers="trial_jobs")
+    job = await api.submit("trial.waits", {"seconds": 2})
+    await api.reaches(job, "running")
+    frozen.signal(signal.SIGSTOP)
+    try:
+        await services.start_consumer(handlers="trial_jobs")
+        # Its pointer may be dealt to the frozen one, where it lies until the broker gives that up.
+        job = await api.completes(job, timeout=90)
+    finally:
+        frozen.signal(signal.SIGCONT)
+
+    async def has_noticed() -> Any:
+        return frozen.events("job_lost") or frozen.events("job_outcome_refused")
+
+    await eventually(has_noticed)
+    assert await api.get(job) == job
+    assert [each["outcome"] for each in await api.attempts(job)] == ["lost", "completed"]
+
+
+async def test_submissions_go_on_while_the_broker_is_away(
+    broker_proxy: TcpProxy, real_servers: Servers, new_services: NewServices
+) -> None:
+    services = new_services(dataclasses.replace(real_servers, amqp_url=broker_proxy.url))
+    await services.start_api()
+    await services.start_consumer()
+    services.start_scheduler()
+    async with services.client() as client:
+        jobs = JobClient(client)
+        await jobs.completes(await jobs.submit("echo", {"text": "before"}))
+        broker_proxy.go_down()
+        during = [await jobs.submit("echo", {"text": f"during {number}"}) for number in range(5)]
+        assert {(await jobs.get(job))["state"] for job in during} == {"queued"}
+        broker_proxy.come_back()
+        for job in during:
+            done = await jobs.completes(job, timeout=60)
+            assert done["attempt"] == 1
+
+
+async def test_services_start_without_the_broker(
+    broker_proxy: TcpProxy, real_servers: Servers, new_services: NewServices
+) -> None:
+    broker_proxy.go_down()
+    services = new_services(dataclasses.replace(real_servers, amqp_url=broker_proxy.url))
+    await services.start_consumer()
+    services.start_scheduler()
+    await services.start_api(wait_for="/healthz")
+    async with services.client() as client:
+        jobs = JobClient(client)
+        job = await jobs.submit("echo", {"text": "patience"})
+        broker_proxy.come_back()
+        await jobs.completes(job, timeout=60)
+
+
+async def test_jobs_complete_without_the_object_store_and_their_logs_come_later(
+    s3_proxy: TcpProxy, real_servers: Servers, new_services: NewServices
+) -> None:
+    bucket = dataclasses.replace(real_servers.s3, endpoint=s3_proxy.url)
+    services = new_services(dataclasses.replace(real_servers, s3=bucket))
+    await services.start_api()
+    await services.start_consumer(handlers="trial_jobs", s3_timeout_seconds=1)
+    async with services.client() as client:
+        jobs = JobClient(client)
+        s3_proxy.go_down()
+        job = await jobs.completes(await jobs.submit("trial.logs"))
+        answer = await client.get(job["links"]["logs"])
+        assert answer.status_code == 200, answer.text
+        assert "by a thread" not in answer.text
+        s3_proxy.come_back()
+        await jobs.log_has(job, "by a thread", timeout=30)
+
+
+async def test_another_scheduler_takes_over(api: JobClient, new_services: NewServices) -> None:
+    services = services_of(new_services)
+    await services.start_consumer()
+    schedulers = [services.start_scheduler(), services.start_scheduler()]
+
+    async def find_leader() -> Any:
+        return next((each for each in schedulers if each.events("leadership_won")), None)
+
+    leader = await eventually(find_leader)
+    leader.kill()
+    await api.completes(await api.submit("echo", {"text": "x"}, delay_seconds=1))
+    assert [bool(each.events("leadership_won")) for each in schedulers] == [True, True]
