@@ -127,7 +127,7 @@ def report(settings: StackSettings, started: Sequence[str], more: Mapping[str, s
         say("everything runs already (after a change of code or .env: `make down up`)")
     api = f"http://127.0.0.1:{settings.api_port}"
     addresses = {
-        "API and dashboard": api,
+        "API": api,
         "API documentation": f"{api}/docs",
         "RabbitMQ": f"http://127.0.0.1:{settings.rabbitmq_management_port} (user taskflow)",
         **more,

@@ -19,6 +19,7 @@ DEFAULT_TENANT_ID = UUID("00000000-0000-7000-8000-000000000001")
 
 OPEN_PATHS = frozenset(
     {
+        "/",
         "/healthz",
         "/readyz",
         "/api/v1/health",

@@ -22,7 +22,7 @@ CONTROL_EXCHANGE = "control"
 EVENTS_EXCHANGE = "events"
 
 # -1 would discard on the first requeue (3.10); 20, the default of 4.x, drops good pointers.
-WORK_DELIVERY_LIMIT = 10_000
+DELIVERY_LIMIT = 10_000
 DEAD_QUEUE_MAX_MESSAGES = 100_000
 UNROUTED_QUEUE_MAX_MESSAGES = 1_000_000
 RETRY_QUEUE_MAX_MESSAGES = 1_000_000
@@ -46,7 +46,7 @@ def control_queue(worker_id: UUID) -> str:
 def _work_arguments() -> FieldTable:
     return {
         "x-queue-type": "quorum",
-        "x-delivery-limit": WORK_DELIVERY_LIMIT,
+        "x-delivery-limit": DELIVERY_LIMIT,
         "x-dead-letter-exchange": DEAD_EXCHANGE,
     }
 
@@ -54,6 +54,7 @@ def _work_arguments() -> FieldTable:
 def _retry_arguments(rung_seconds: int) -> FieldTable:
     return {
         "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
         "x-message-ttl": rung_seconds * 1000,
         "x-dead-letter-exchange": JOBS_EXCHANGE,
         "x-dead-letter-strategy": "at-least-once",
@@ -80,6 +81,7 @@ async def declare(channel: AbstractChannel) -> None:
         durable=True,
         arguments={
             "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
             "x-max-length": UNROUTED_QUEUE_MAX_MESSAGES,
             "x-overflow": "drop-head",
         },
@@ -90,6 +92,7 @@ async def declare(channel: AbstractChannel) -> None:
         durable=True,
         arguments={
             "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
             "x-max-length": DEAD_QUEUE_MAX_MESSAGES,
             "x-overflow": "drop-head",
         },

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import APIRouter
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from taskflow_api.problems import NOT_FOUND, ProblemError
 
@@ -51,6 +51,12 @@ _SWAGGER_OPTIONS = {
     "displayRequestDuration": True,
 }
 _START_SWAGGER = f"SwaggerUIBundle({json.dumps(_SWAGGER_OPTIONS)});\n"
+
+
+@router.get("/")
+async def front_door() -> RedirectResponse:
+    """Somebody who opens the address in a browser wants to see what is here."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/docs")

@@ -173,7 +173,7 @@ async def test_two_idempotency_keys_are_a_400(api: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
+        "/nowhere",
         "/api/v1",
         f"{JOBS}/",
         f"{JOBS}/{ID}/explain",
@@ -321,3 +321,8 @@ async def test_an_id_that_is_no_uuid_is_a_422(
         answer = await api.request(method, path.format(job_id=odd), json={"tags": []})
         problem = check_problem(answer, 422, "invalid_content")
         assert [error["pointer"] for error in problem["errors"]] == ["/path/job_id"]
+
+
+async def test_the_front_door_leads_to_the_documentation(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/")
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
