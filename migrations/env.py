@@ -8,6 +8,7 @@ from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
+
 from taskflow.db.engine import sqlalchemy_url
 from taskflow.db.models import metadata
 from taskflow.errors import ConfigurationError

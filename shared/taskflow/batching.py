@@ -6,7 +6,7 @@ There is no timer: an idle system writes each item at once, a busy one writes ma
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -71,7 +71,7 @@ class Batcher(Generic[In, Out]):
             Exception: whatever `write` raised for its batch.
         """
         if self._closed:
-            raise BatcherClosed("The service is stopping.")
+            raise _closed()
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnavailable("The write queue", f"{self._max_waiting} items wait in it")
         answer: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
@@ -83,19 +83,27 @@ class Batcher(Generic[In, Out]):
         return await answer
 
     async def close(self) -> None:
-        """Take nothing more and return when everything is written; again does nothing."""
+        """Take nothing more and return when everything is written; again does nothing.
+
+        If the call is cancelled, what is not written by then raises BatcherClosed to its callers.
+        """
         self._closed = True
-        while self._writers:
-            await asyncio.gather(*self._writers)
+        try:
+            while self._writers:
+                await asyncio.gather(*self._writers)
+        finally:
+            _fail(self._waiting, _closed())
+            self._waiting.clear()
 
     async def _write_batches(self) -> None:
         while batch := self._next_batch():
             try:
                 answers = await self._write([waiting.item for waiting in batch])
             except Exception as error:  # noqa: BLE001 - handed on to the callers
-                for waiting in batch:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
+                _fail(batch, error)
+            except asyncio.CancelledError:
+                _fail(batch, _closed())
+                raise
             else:
                 for waiting, answer in zip(batch, answers, strict=True):
                     if not waiting.answer.done():
@@ -113,3 +121,13 @@ class Batcher(Generic[In, Out]):
                 break
             batch.append(self._waiting.popleft())
         return batch
+
+
+def _fail(items: Iterable[_Waiting[In, Out]], error: Exception) -> None:
+    for waiting in items:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)
+
+
+def _closed() -> BatcherClosed:
+    return BatcherClosed("The service is stopping.")

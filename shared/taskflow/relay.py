@@ -152,6 +152,9 @@ class Relay:
         except _UNREACHABLE as error:
             # Without this note they count as lost pointers, which are found a little later.
             log.warning("unsent_pointers_not_noted", count=len(unsent), error=str(error))
+        except asyncio.CancelledError:
+            self._unsent = unsent + self._unsent
+            raise
         except Exception:
             log.exception("unsent_pointers_not_noted", count=len(unsent))
         else:

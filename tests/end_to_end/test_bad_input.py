@@ -15,6 +15,8 @@ from taskflow_testing.waiting import eventually
 
 JOBS = "/api/v1/jobs"
 JSON = {"Content-Type": "application/json"}
+NOBODY = "01a2015c-e1a8-74b4-a616-f4607e055524"
+"""The id of no job."""
 
 
 async def assert_problem(answer: httpx.Response, status: int, code: str | None = None) -> Any:
@@ -52,7 +54,7 @@ def echo(**fields: Any) -> dict[str, Any]:
         (echo(run_at="2030-01-01T00:00:00"), "/run_at"),
         (echo(tags=["a\0b"]), "/tags/0"),
         (echo(payload={"text": "NUL \0"}), "/payload"),
-        (echo(depends_on=[str(uuid.uuid4())]), "/depends_on/0"),
+        (echo(depends_on=[NOBODY]), "/depends_on/0"),
         (echo(depends_on=["not-a-uuid"]), "/depends_on/0"),
     ],
     ids=lambda value: str(value)[:60],
@@ -96,10 +98,10 @@ async def test_a_body_that_is_no_submission_is_refused(
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        (f"{JOBS}/{uuid.uuid4()}", 404),
-        (f"{JOBS}/{uuid.uuid4()}/attempts", 404),
-        (f"{JOBS}/{uuid.uuid4()}/events", 404),
-        (f"/api/v1/logs/{uuid.uuid4()}", 404),
+        (f"{JOBS}/{NOBODY}", 404),
+        (f"{JOBS}/{NOBODY}/attempts", 404),
+        (f"{JOBS}/{NOBODY}/events", 404),
+        (f"/api/v1/logs/{NOBODY}", 404),
         (f"{JOBS}/not-a-uuid", 422),
         (f"{JOBS}?limit=-1", 422),
         (f"{JOBS}?limit=101", 422),

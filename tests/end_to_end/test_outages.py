@@ -50,7 +50,7 @@ async def test_a_job_whose_worker_is_killed_runs_again(
     victim = await services.start_consumer(handlers="trial_jobs", log_flush_seconds=0.2)
     job = await api.submit("trial.waits", {"seconds": 3})
     # The log of a running attempt is there up to the last flush.
-    await api.log_has(job, "attempt 1")
+    await api.log_has(job, "number=1")
     victim.kill()
     killed_at = datetime.now(UTC)
     await services.start_consumer(handlers="trial_jobs")
@@ -61,8 +61,8 @@ async def test_a_job_whose_worker_is_killed_runs_again(
     assert first["error"]["type"] == "worker_lost"
     waited = datetime.fromisoformat(second["started_at"]) - killed_at
     assert waited.total_seconds() < RESCUE_SECONDS
-    log = await api.log_has(job, "attempt 2")
-    assert "attempt 1" in log
+    log = await api.log_has(job, "number=2")
+    assert "number=1" in log
 
 
 async def test_a_worker_that_is_told_to_stop_hands_its_jobs_back(

@@ -101,3 +101,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except ConfigurationError as error:
         exit_with(error)
+    except httpx.TransportError as error:
+        sys.exit(f"the API does not answer ({error!r}); `make up` starts it")

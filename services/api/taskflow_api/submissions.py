@@ -7,11 +7,11 @@ from typing import TypeVar
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
-from taskflow.broker.message import Pointer
 from taskflow.db.pool import TRANSIENT_ERRORS, Connection, Database
 from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay

@@ -5,10 +5,11 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -17,7 +18,7 @@ from uuid_utils.compat import uuid7
 from taskflow.artifacts import ArtifactStore
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
-from taskflow.db.startup import wait_for_database
+from taskflow.db.startup import is_ready_before
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
@@ -69,7 +70,8 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
     """
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(resources.database(settings))
-        await wait_for_database(database)
+        if not await is_ready_before(shutdown.wait, database):
+            return
         me = _identity(settings, registry)
         say = await stack.enter_async_context(_registered(database, settings, registry, me))
         amqp_url = settings.amqp_url.get_secret_value()
@@ -116,8 +118,10 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
             await _work(subscriber, shutdown)
         finally:
             log.info("consumer_stopping", running=executor.concurrency - executor.free)
-            await say(WorkerState.DRAINING)
+            # On the side: a database that is frozen must not hold up the end.
+            draining = asyncio.create_task(say(WorkerState.DRAINING))
             await _wind_down(subscriber, executor, shutdown, settings.shutdown_grace_seconds)
+            await draining
     log.info("consumer_stopped", worker_id=str(me.worker_id))
 
 
@@ -178,7 +182,7 @@ def _identity(settings: ConsumerSettings, registry: Registry) -> Identity:
 @contextlib.asynccontextmanager
 async def _registered(
     database: Database, settings: ConsumerSettings, registry: Registry, me: Identity
-) -> AsyncIterator[Callable[[WorkerState], Awaitable[None]]]:
+) -> AsyncIterator[Callable[[WorkerState], Coroutine[Any, Any, None]]]:
     async with database.connection() as connection:
         await register_job_types(
             connection,

@@ -53,6 +53,8 @@ class ProgressWriter:
                 log.warning("progress_waits", count=len(notes), error=str(error))
                 self._waiting = notes | self._waiting
                 await asyncio.sleep(pause_seconds(failures))
+            except Exception:
+                log.exception("progress_not_written", count=len(notes))
             else:
                 failures = 0
 

@@ -9,7 +9,7 @@ import structlog
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
-from taskflow.db.startup import wait_for_database
+from taskflow.db.startup import is_ready_before
 from taskflow.relay import Relay
 from taskflow.settings import SchedulerSettings
 from taskflow_scheduler.lane_depths import LaneDepths
@@ -41,7 +41,7 @@ async def run(settings: SchedulerSettings, stopping: asyncio.Event) -> None:
     """
     async with contextlib.AsyncExitStack() as resources:
         database = await resources.enter_async_context(_open_database(settings))
-        if not await _is_ready(database, stopping):
+        if not await is_ready_before(stopping.wait, database):
             return
         amqp_url = settings.amqp_url.get_secret_value()
         # An alarm in the broker blocks connections that publish, and only those.
@@ -100,21 +100,6 @@ def _loops(
         PeriodicLoop(name, round_, every_seconds=every, leads=lambda: leadership.leads)
         for name, round_, every in rounds
     ]
-
-
-async def _is_ready(database: Database, stopping: asyncio.Event) -> bool:
-    """Wait for the database; False: the process is to stop before it answers."""
-    ready = asyncio.create_task(wait_for_database(database))
-    asked = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait({ready, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            await ready
-        return ready.done()
-    finally:
-        for task in (ready, asked):
-            task.cancel()
-        await asyncio.gather(ready, asked, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

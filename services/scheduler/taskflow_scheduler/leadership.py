@@ -13,7 +13,7 @@ import time
 import asyncpg
 import structlog
 
-from taskflow.db.pool import TRANSIENT_ERRORS
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS
 
 LOCK_ID = 7_083_912_114_003
 """Arbitrary, the same in every scheduler."""
@@ -35,6 +35,7 @@ class Leadership:
         self._url = database_url
         self._lock_id = lock_id
         self._leads_until = 0.0
+        self._failures = 0
         self._candidate: asyncio.Task[None] | None = None
 
     @property
@@ -58,8 +59,11 @@ class Leadership:
         while True:
             try:
                 await self._serve_terms()
-            except TRANSIENT_ERRORS as error:
-                log.warning("leadership_session_lost", led=self.leads, error=_said(error))
+            except (*TRANSIENT_ERRORS, *REFUSALS) as error:
+                self._failures += 1
+                # Said when it begins, then at every tenth try: an outage must not fill a disk.
+                if self._failures % 10 == 1:
+                    log.warning("leadership_session_lost", led=self.leads, error=_said(error))
             except Exception:
                 log.exception("leadership_broke", led=self.leads)
             finally:
@@ -68,6 +72,7 @@ class Leadership:
 
     async def _serve_terms(self) -> None:
         session = await self._connect()
+        self._failures = 0
         try:
             while not await session.fetchval("SELECT pg_try_advisory_lock($1)", self._lock_id):
                 await _pause()

@@ -13,12 +13,17 @@ async def declare(settings: BrokerSettings) -> None:
     """Connecting declares; wait for it.
 
     Raises:
-        TimeoutError: the broker did not let us in.
+        ConfigurationError: the broker did not let us in; its last word.
     """
     broker = Broker(settings.amqp_url.get_secret_value(), name="taskflow-topology")
     broker.start()
     try:
         await asyncio.wait_for(broker.wait_connected(), PATIENCE_SECONDS)
+    except TimeoutError as error:
+        why = broker.last_error or "no answer"
+        raise ConfigurationError(
+            f"TASKFLOW_AMQP_URL: not connected within {PATIENCE_SECONDS} s: {why}"
+        ) from error
     finally:
         await broker.close()
 
@@ -27,5 +32,3 @@ try:
     asyncio.run(declare(load_settings(BrokerSettings)))
 except ConfigurationError as error:
     exit_with(error)
-except TimeoutError:
-    exit_with(ConfigurationError(f"RabbitMQ did not answer within {PATIENCE_SECONDS} s"))

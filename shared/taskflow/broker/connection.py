@@ -21,6 +21,7 @@ from taskflow.patience import pause_seconds
 
 HEARTBEAT_SECONDS = 5
 CONNECT_TIMEOUT_SECONDS = 10.0
+CANCEL_AGAIN_SECONDS = 0.2
 
 BROKER_ERRORS: tuple[type[BaseException], ...] = (
     aiormq.exceptions.AMQPError,
@@ -43,6 +44,8 @@ class Broker:
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
+        self.last_error: str | None = None
+        """Why the last try to connect failed; None once one has succeeded."""
 
     @property
     def connected(self) -> bool:
@@ -63,7 +66,10 @@ class Broker:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
-        supervisor.cancel()
+        # aiormq swallows a cancellation that comes while it connects, so one may not be enough.
+        while not supervisor.done():
+            supervisor.cancel()
+            await asyncio.wait([supervisor], timeout=CANCEL_AGAIN_SECONDS)
         await asyncio.gather(supervisor, return_exceptions=True)
         self._up.clear()
         if self._connection is not None:
@@ -110,11 +116,14 @@ class Broker:
                 await asyncio.sleep(pause_seconds(failures))
                 continue
             failures = 0
+            self.last_error = None
             self._up.set()
             log.info("broker_connected", connection=self._name)
             await lost.wait()
             self._up.clear()
             log.warning("broker_connection_lost", connection=self._name)
+            # A broker that hangs up on everybody is not to be stormed by everybody at once.
+            await asyncio.sleep(pause_seconds(1))
 
     async def _connect(self, lost: asyncio.Event) -> AbstractConnection:
         connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
@@ -134,13 +143,14 @@ class Broker:
         await channel.close()
 
     def _report(self, error: BaseException, failures: int) -> None:
+        self.last_error = _said(error)
         # Say it when it begins, then at every tenth try: an outage must not fill a disk.
         if failures % 10 == 1:
             log.warning(
                 "broker_unreachable",
                 connection=self._name,
                 address=f"{self._url.host}:{self._url.port}{self._url.path}",
-                error=_said(error),
+                error=self.last_error,
                 hint="see TASKFLOW_AMQP_URL" if _is_refusal(error) else None,
                 failures=failures,
                 exc_info=None if isinstance(error, BROKER_ERRORS) else error,
@@ -153,9 +163,14 @@ def _is_refusal(error: BaseException) -> bool:
         error,
         aiormq.exceptions.AuthenticationError
         | aiormq.exceptions.ProbableAuthenticationError
-        | aiormq.exceptions.ConnectionNotAllowed,
+        | aiormq.exceptions.ConnectionNotAllowed
+        | aiormq.exceptions.ChannelAccessRefused
+        | aiormq.exceptions.InvalidFrameError,
     )
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, aiormq.exceptions.InvalidFrameError):
+        # What aiormq makes of a Close in answer to its Open.
+        return f"the virtual host is missing, full or not open to this user ({error})"
     return str(error) or type(error).__name__

@@ -9,7 +9,7 @@ from uuid import UUID
 from aio_pika import DeliveryMode, Message
 
 from taskflow.errors import TaskFlowError
-from taskflow.jobs.pointers import Pointer as Pointer  # noqa: PLC0414 - the API imports it here
+from taskflow.jobs.pointers import Pointer
 
 VERSION = 1
 CONTENT_TYPE = "application/json"

@@ -1,6 +1,8 @@
 """A process begins work when its database answers and has the migrations that it needs."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -46,6 +48,27 @@ async def wait_for_database(
             await asyncio.sleep(pause_seconds(failures))
         else:
             return
+
+
+async def is_ready_before(
+    stop_is_asked: Callable[[], Coroutine[Any, Any, object]], database: Database
+) -> bool:
+    """Wait for the database; False: `stop_is_asked` returned before it was ready.
+
+    Raises:
+        SchemaBehind, ConfigurationError: as `wait_for_database`.
+    """
+    ready = asyncio.create_task(wait_for_database(database))
+    asked = asyncio.create_task(stop_is_asked())
+    try:
+        await asyncio.wait({ready, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            await ready
+        return ready.done()
+    finally:
+        for task in (ready, asked):
+            task.cancel()
+        await asyncio.gather(ready, asked, return_exceptions=True)
 
 
 def _refused(refusal: BaseException) -> ConfigurationError:

@@ -1,5 +1,6 @@
 """How long a failed job waits, and over which rungs of the broker's ladder it is carried there."""
 
+import math
 from dataclasses import dataclass
 
 LADDER_SECONDS = (1, 5, 15, 60, 300, 1800)
@@ -23,9 +24,9 @@ class Backoff:
     jitter: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.base_seconds <= 0 or self.cap_seconds < self.base_seconds:
-            raise ValueError("backoff needs 0 < base_seconds <= cap_seconds")
-        if self.factor < 1:
+        if not 0 < self.base_seconds <= self.cap_seconds < math.inf:
+            raise ValueError("backoff needs 0 < base_seconds <= cap_seconds, both finite")
+        if not self.factor >= 1:
             raise ValueError("backoff needs factor >= 1")
         if not 0 <= self.jitter < 1:
             raise ValueError("backoff needs 0 <= jitter < 1")

@@ -28,15 +28,19 @@ from taskflow.jobs.states import (
     sources,
 )
 
-_LOCK = "SELECT * FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE"
+# Columns by name: the answer of `*` changes with every migration, and a prepared statement whose
+# answer changes fails inside a transaction.
+_LOCK = """
+SELECT id, tenant_id, type, queue, priority, state, payload, tags, metadata, unique_key,
+       depends_on, has_dependents, run_at, expires_at, attempt, worker_id, cancel_requested,
+       created_at, updated_at
+FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE
+"""
 
 _RECORD = """
 INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
 """
-
-
-Pointed = Pointer
 
 
 async def _lock(connection: Connection, tenant_id: UUID, job_id: UUID) -> Any:

@@ -181,8 +181,7 @@ def _checked_isolation(isolation: Isolation) -> Isolation:
 
 def _checked_backoff(backoff: Backoff | None) -> Backoff:
     backoff = backoff or Backoff()
-    numbers = (backoff.base_seconds, backoff.factor, backoff.cap_seconds)
-    if not all(finite(number) for number in numbers) or backoff.cap_seconds > MAX_DELAY_SECONDS:
+    if backoff.cap_seconds > MAX_DELAY_SECONDS:
         raise ConfigurationError(
             f"a backoff's cap_seconds is at most {MAX_DELAY_SECONDS}, not {backoff!r}"
         )

@@ -1,10 +1,13 @@
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 import aio_pika
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
@@ -17,7 +20,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.relay import Burial, Dispatch, Relay
-from taskflow_testing.jobs import Jobs
+from taskflow_testing.jobs import Connect, Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
@@ -157,6 +160,23 @@ async def test_without_a_broker_publishing_fails_at_once() -> None:
     await broker.close()
 
 
+async def test_closing_ends_a_connect_that_swallows_a_cancellation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = asyncio.Event()
+
+    async def connect(_lost: asyncio.Event) -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    broker = Broker("amqp://127.0.0.1:1/x", name="test")
+    monkeypatch.setattr(broker, "_connect", connect)
+    broker.start()
+    await begun.wait()
+    await asyncio.wait_for(broker.close(), 5)
+
+
 async def test_a_lost_connection_comes_back(amqp_url: str) -> None:
     async with TcpProxy(amqp_url) as proxy:
         broker = Broker(proxy.url, name="test")
@@ -233,3 +253,50 @@ async def test_a_relay_that_stops_leaves_nothing_unwritten(
     relay.send([Dispatch(Pointer(job_id, LANE, "echo", stamp))])
     await relay.stop(0)
     assert (await jobs.row(job_id))["pointer_at"] is None
+
+
+async def test_a_relay_that_stops_while_it_writes_down_leaves_nothing_unwritten(
+    jobs: Jobs, connect: Connect, database: Database
+) -> None:
+    job_id = await jobs.submit()
+    stamp = (await jobs.row(job_id))["pointer_at"]
+    relay = Relay(Publisher(Broker(NOWHERE, name="test"), timeout_seconds=1), database)
+    relay.start()
+    other = await connect()
+    async with other.transaction():
+        await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
+        relay.send([Dispatch(Pointer(job_id, LANE, "echo", stamp))])
+
+        async def waits_for_the_row() -> bool:
+            return bool(
+                await jobs.connection.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            )
+
+        await eventually(waits_for_the_row)
+        stopping = asyncio.create_task(relay.stop(0))
+        await asyncio.wait({stopping}, timeout=0.1)
+    await stopping
+    assert (await jobs.row(job_id))["pointer_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("password", "ACCESS_REFUSED"), ("vhost", "virtual host is missing")]
+)
+async def test_a_refusal_says_what_to_look_at(amqp_url: str, change: str, said: str) -> None:
+    parts = urlsplit(amqp_url)
+    netloc = f"{parts.username}:wrong@{parts.hostname}:{parts.port}"
+    wrong = parts._replace(netloc=netloc) if change == "password" else parts._replace(path="/nope")
+    broker = Broker(wrong.geturl(), name="test")
+    with capture_logs() as logs:
+        broker.start()
+
+        async def refused() -> str | None:
+            return broker.last_error
+
+        assert said in await eventually(refused)
+        await broker.close()
+    (first, *_) = [line for line in logs if line["event"] == "broker_unreachable"]
+    assert "TASKFLOW_AMQP_URL" in first["hint"]

@@ -51,6 +51,17 @@ async def test_a_running_job_is_asked_once(jobs: Jobs) -> None:
     assert events == ["submit", "claim", "request_cancel"]
 
 
+async def test_a_migration_under_way_disturbs_no_command(jobs: Jobs, connect: Connect) -> None:
+    first, second = await jobs.submit(), await jobs.submit()
+    await cancel(jobs.connection, TENANT, first)
+    other = await connect()
+    await other.execute("ALTER TABLE jobs ADD COLUMN of_the_next_version int")
+    try:
+        assert await cancel(jobs.connection, TENANT, second) is JobState.CANCELLED
+    finally:
+        await other.execute("ALTER TABLE jobs DROP COLUMN of_the_next_version")
+
+
 async def test_a_finished_job_cannot_be_cancelled(jobs: Jobs) -> None:
     claimed = await ended(jobs, completed("1"))
     with pytest.raises(JobStateConflict, match="completed already"):
@@ -100,7 +111,7 @@ async def test_a_retry_stands_back_for_a_twin_that_is_just_being_submitted(
 ) -> None:
     first = await jobs.submit(unique_key="u")
     await cancel(jobs.connection, TENANT, first)
-    other = await connect()
+    other, watcher = await connect(), await connect()
     transaction = other.transaction()
     await transaction.start()
     await Jobs(other).submit(unique_key="u")
@@ -108,7 +119,7 @@ async def test_a_retry_stands_back_for_a_twin_that_is_just_being_submitted(
 
     async def waits_for_the_twin() -> bool:
         return bool(
-            await other.fetchval(
+            await watcher.fetchval(
                 "SELECT count(*) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -5,7 +6,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.pool import Database, open_database
-from taskflow.db.startup import wait_for_database
+from taskflow.db.startup import is_ready_before, wait_for_database
 from taskflow.errors import ConfigurationError, SchemaBehind, ServiceUnavailable
 
 
@@ -88,4 +89,18 @@ async def test_a_pool_that_is_used_up_says_so_in_time(clean_database: str) -> No
         with pytest.raises(ServiceUnavailable, match="PostgreSQL"):
             async with database.connection():
                 pass
+    await database.close()
+
+
+async def test_a_process_that_is_to_stop_does_not_wait_for_its_database() -> None:
+    database = await opened("postgresql://u:p@127.0.0.1:1/db")
+    stopping = asyncio.Event()
+    stopping.set()
+    assert not await asyncio.wait_for(is_ready_before(stopping.wait, database), 5)
+    await database.close()
+
+
+async def test_a_process_goes_on_when_its_database_is_ready(clean_database: str) -> None:
+    database = await opened(clean_database)
+    assert await is_ready_before(asyncio.Event().wait, database)
     await database.close()

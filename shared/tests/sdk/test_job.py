@@ -235,8 +235,7 @@ def test_a_function_that_can_not_be_a_handler_is_refused_by_name(
         ({"max_attempts": 2.0}, "max_attempts must be 1 to 1000"),
         ({"max_attempts": True}, "max_attempts must be 1 to 1000"),
         ({"isolation": "thread"}, "isolation is 'process' or None"),
-        ({"backoff": Backoff(cap_seconds=float("inf"))}, "cap_seconds is at most"),
-        ({"backoff": Backoff(factor=float("inf"))}, "cap_seconds is at most"),
+        ({"backoff": Backoff(cap_seconds=1e300)}, "cap_seconds is at most"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,16 @@ def test_it_never_shrinks_with_more_failures(backoff: Backoff, failures: int, un
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"base_seconds": 0}, {"cap_seconds": 0.5}, {"factor": 0.9}, {"jitter": 1}, {"jitter": -0.1}],
+    [
+        {"base_seconds": 0},
+        {"base_seconds": math.nan},
+        {"cap_seconds": 0.5},
+        {"cap_seconds": math.inf},
+        {"factor": 0.9},
+        {"factor": math.nan},
+        {"jitter": 1},
+        {"jitter": -0.1},
+    ],
 )
 def test_nonsense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="backoff needs"):

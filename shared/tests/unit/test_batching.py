@@ -136,3 +136,14 @@ async def test_closing_writes_what_waits_and_takes_nothing_more() -> None:
     await closing
     await batcher.close()
     assert await asyncio.gather(*calls) == [0, 2, 4]
+
+
+async def test_a_close_that_is_given_up_leaves_no_caller_waiting() -> None:
+    writer = Writer()
+    batcher = Batcher(writer.write, max_items=1)
+    calls = [asyncio.create_task(batcher.submit(n)) for n in range(3)]
+    await settle()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(batcher.close(), 0.01)
+    answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+    assert [type(answer) for answer in answers] == [BatcherClosed] * 3

@@ -56,7 +56,7 @@ async def fails_with_log(ctx: JobContext) -> None:
 @job("trial.waits", timeout_seconds=120)
 async def waits(payload: Seconds, ctx: JobContext) -> str:
     """Say so, and wait."""
-    ctx.log.info(f"waiting, attempt {ctx.attempt}")
+    ctx.log.info("waiting", number=ctx.attempt)
     await ctx.progress(10, "waiting")
     await asyncio.sleep(payload.seconds)
     return "waited"

@@ -17,13 +17,13 @@ from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
 from taskflow.jobs.views import Row
 from taskflow.log_store import erase
+from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import Caller, JobId, WaitSeconds, With
 from taskflow_api.etags import is_unchanged, versions_in
 from taskflow_api.job_documents import JobDocument, job_document, with_result
 from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
-from taskflow_api.pointers import publish
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 from taskflow_api.waiting import Waiters
 
@@ -149,7 +149,7 @@ async def change_job(
             connection, caller.tenant_id, job_id, change, if_version=versions
         )
     if pointed is not None:
-        publish(resources.relay, pointed)
+        resources.relay.send([Dispatch(pointed)])
     return (await read_document(resources, caller.tenant_id, job_id)).response()
 
 

@@ -6,9 +6,9 @@ from starlette.responses import Response
 from taskflow.jobs import commands
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.states import JobState
+from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import Caller, JobId, With
-from taskflow_api.pointers import publish
 from taskflow_api.problem_docs import problem_docs
 from taskflow_api.routes.job import read_document
 
@@ -54,5 +54,5 @@ async def retry_job(caller: Caller, resources: With, job_id: JobId) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
     async with resources.writes.connection() as connection:
         pointed = await commands.retry(connection, caller.tenant_id, job_id)
-    publish(resources.relay, pointed)
+    resources.relay.send([Dispatch(pointed)])
     return (await read_document(resources, caller.tenant_id, job_id)).response(202)

@@ -89,7 +89,7 @@ async def get_log(
         chunks = await list_chunks(connection, caller.tenant_id, job_id, attempt=query.attempt)
     if not chunks and query.attempt is not None and query.attempt > job["attempt"]:
         raise ProblemError(
-            ATTEMPT_NOT_FOUND, f"The job {job_id} has had {job["attempt"]} attempts."
+            ATTEMPT_NOT_FOUND, f"The job {job_id} has had {job['attempt']} attempts."
         )
     log = await resources.log_reader.read(
         chunks, form=form, tail=query.tail, range_header=byte_range

@@ -334,3 +334,28 @@ async def test_a_job_that_would_expire_before_it_runs_is_refused(
     answer = await submit(api, **body)
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize("body", [{}, {"unique_key": "u"}])
+async def test_a_commit_that_takes_too_long_is_a_503_and_happens_once(
+    api: httpx.AsyncClient, connection: asyncpg.Connection, monkeypatch: Any, body: dict[str, Any]
+) -> None:
+    await submit(api)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE jobs IN SHARE MODE")
+        monkeypatch.setattr("taskflow_api.submissions.ANSWER_SECONDS", 0.2)
+        late = await submit(api, "k", **body)
+    monkeypatch.undo()
+    again = await submit(api, "k", **body)
+
+    assert (late.status_code, late.headers["Retry-After"]) == (503, "2")
+    # What was being written when the caller gave up is committed, and found again by its key.
+    assert again.status_code == 202
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert await connection.fetchval("SELECT count(*) FROM jobs") == 2
+
+
+async def test_a_service_that_stops_takes_no_more(api: httpx.AsyncClient, app: FastAPI) -> None:
+    await app.state.resources.submissions.close()
+    answer = await submit(api)
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")

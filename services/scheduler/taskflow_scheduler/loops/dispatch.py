@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from taskflow.broker.message import Pointer
 from taskflow.db.pool import Database
-from taskflow.jobs.dispatch import SLICE, Stamped, stamp_due
+from taskflow.jobs.dispatch import SLICE, stamp_due
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.relay import Dispatch, Relay
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class DispatchDue:
             self._refusing.clear()
         return more
 
-    def _set_refusing_lanes_aside(self, due: Sequence[Stamped]) -> None:
+    def _set_refusing_lanes_aside(self, due: Sequence[Pointer]) -> None:
         """Leave lanes alone until the next tick whose pointers came back unsent.
 
         They are the longest due, so they would fill every slice and starve all other lanes.
@@ -48,8 +48,8 @@ class DispatchDue:
         self._last = {job.job_id: job.lane for job in due}
 
 
-async def publish(relay: Relay, jobs: Sequence[Stamped]) -> None:
+async def publish(relay: Relay, pointers: Sequence[Pointer]) -> None:
     """Publish pointers whose stamps are committed; returns when each is sent or given up."""
-    relay.send(Dispatch(Pointer(job.job_id, job.lane, job.type, job.pointer_at)) for job in jobs)
-    if jobs:
+    relay.send(Dispatch(pointer) for pointer in pointers)
+    if pointers:
         await relay.wait_idle()

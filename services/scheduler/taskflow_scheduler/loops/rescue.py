@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from taskflow.broker.message import Pointer
 from taskflow.db.pool import Database
 from taskflow.jobs.dispatch import SLICE
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobState
 from taskflow.jobs.upkeep import Rescued, database_time, rescue
 from taskflow.relay import Burial, Relay

@@ -21,6 +21,8 @@ from taskflow.db.pool import Database
 from taskflow.jobs.dispatch import SLICE, unstamp_unrouted
 
 ARRIVAL_TIMEOUT_SECONDS = 2.0
+BROKER_TIMEOUT_SECONDS = 10.0
+"""A quorum queue that has lost its majority never answers."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,8 @@ class ReturnUnrouted:
             self._broker.short_channel() as channel,
         ):
             underlay = await channel.get_underlay_channel()
-            messages, more = await _take(underlay)
+            async with asyncio.timeout(BROKER_TIMEOUT_SECONDS):
+                messages, more = await _take(underlay)
             if not messages:
                 return False
             pointers = await self._sort_out(messages)

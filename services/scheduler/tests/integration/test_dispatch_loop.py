@@ -3,12 +3,12 @@ from uuid import UUID
 import pytest
 
 from taskflow.broker.connection import Broker
-from taskflow.broker.message import Pointer
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.errors import PublishFailed
 from taskflow.jobs.dispatch import SLICE
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.relay import Relay
 from taskflow_scheduler.lane_depths import LaneDepths

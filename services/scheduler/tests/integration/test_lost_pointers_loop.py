@@ -5,12 +5,13 @@ from uuid import UUID
 import pytest
 
 from taskflow.broker.connection import Broker
-from taskflow.broker.message import Pointer, decode
+from taskflow.broker.message import decode
 from taskflow.broker.topology import lane_queue
 from taskflow.db.pool import Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.dispatch import SLICE, stamp_due
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.jobs.workers import WorkerRegistration, beat_worker, register_worker
 from taskflow.relay import Dispatch, Relay

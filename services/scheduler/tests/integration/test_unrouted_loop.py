@@ -6,11 +6,12 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
-from taskflow.broker.message import Pointer, encode
+from taskflow.broker.message import encode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.jobs.dispatch import SLICE
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.relay import Relay
 from taskflow_scheduler.lane_depths import LaneDepths
 from taskflow_scheduler.loops.dispatch import DispatchDue

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -231,3 +232,42 @@ async def test_a_user_may_exit_by_any_name(harness: Harness, declare: Declare) -
     outcome, _ = await outcome_of(harness, declare(lambda: sys.exit("some words")))
     assert outcome.error is not None
     assert outcome.error.message == "The handler raised SystemExit: some words"
+
+
+async def test_a_very_long_traceback_keeps_its_ends(harness: Harness, declare: Declare) -> None:
+    text = "begin" + "x" * 100_000 + "end"
+    _, log = await outcome_of(harness, declare(lambda: _raise(ValueError(text))))
+    assert "Traceback" in log
+    assert "[...]" in log
+    assert "xend" in log
+    assert len(log) < 50_000
+
+
+class Unshowable(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise LookupError("no list")
+
+
+async def test_a_traceback_that_can_not_be_shown_costs_nothing_else(
+    harness: Harness, declare: Declare
+) -> None:
+    error = Unshowable("group", [ValueError()])
+    outcome, log = await outcome_of(harness, declare(lambda: _raise(error)))
+    assert outcome.error is not None
+    assert outcome.error.type == "Unshowable"
+    assert "(the traceback can't be shown: no list)" in log
+
+
+async def test_a_thread_that_can_not_be_started_is_a_retryable_failure(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        outcome, _ = await outcome_of(harness, as_def(lambda: None))
+    assert outcome.kind is OutcomeKind.RETRYABLE
+    assert outcome.error is not None
+    assert outcome.error.type == "worker_thread_not_started"

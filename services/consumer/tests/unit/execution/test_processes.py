@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import textwrap
 import time
@@ -191,13 +192,14 @@ async def test_a_time_out_kills_the_child_and_its_children(
     harness: Harness, isolated_jobs: Registry, hold_the_gil: bool
 ) -> None:
     executor = harness.executor(isolated_jobs)
+    await executor.warm_up()
     payload = {"seconds": 300, "hold_the_gil": hold_the_gil}
-    job = harness.claim("isolated.sleep", payload, timeout_seconds=2)
+    job = harness.claim("isolated.sleep", payload, timeout_seconds=3)
     started = time.monotonic()
     executor.start(job)
     pid, grandchild = await _pids(harness, job)
     outcome = await harness.outcome(job)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 12
     assert outcome.error is not None
     assert (outcome.kind, outcome.error.type) == (OutcomeKind.RETRYABLE, "timeout")
     await until(lambda: not _is_alive(pid) and not _is_alive(grandchild))
@@ -338,6 +340,22 @@ async def test_children_can_be_spawned_where_there_is_no_fork_server(
     ending = await children.call(errand, services)
     assert isinstance(ending, Raised)
     assert ending.error.message == "The handler raised SystemExit: 4"
+
+
+async def test_a_process_that_can_not_be_started_is_a_retryable_failure(
+    harness: Harness, isolated_jobs: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launch(_: processes.Processes, connection: socket.socket) -> Any:
+        connection.close()
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(processes.Processes, "_launch", launch)
+    executor = harness.executor(isolated_jobs)
+    outcome = await harness.run(executor, harness.claim("isolated.sum", {"numbers": []}))
+    assert outcome.kind is OutcomeKind.RETRYABLE
+    assert outcome.error is not None
+    assert outcome.error.type == "worker_process_not_started"
+    assert "too many open files" in outcome.error.message
 
 
 async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path) -> None:
