@@ -34,8 +34,8 @@ async def services(
     try:
         await running.start_api()
         await running.start_consumer(handlers="trial_jobs,thumbnails.jobs", log_flush_seconds=0.5)
-        running.start_scheduler()
-        running.start_scheduler()
+        await running.start_scheduler()
+        await running.start_scheduler()
         yield running
     finally:
         await running.stop()

@@ -236,9 +236,9 @@ async def test_a_setting_that_is_wrong_stops_a_service_with_a_line_that_names_it
             ({"amqp_url": ""}, "TASKFLOW_AMQP_URL"),
             ({"api_key": "short"}, "TASKFLOW_API_KEY"),
         ]
-        for settings, said in cases:
-            process = services.launch("api", **settings)
-            assert await process.wait(20) != 0
+        started = [(services.launch("api", **settings), said) for settings, said in cases]
+        for process, said in started:
+            assert await process.wait(30) != 0
             (line,) = [
                 line for line in process.log_tail().splitlines() if line.startswith("taskflow: ")
             ]

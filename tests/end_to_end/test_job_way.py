@@ -14,6 +14,9 @@ from taskflow_testing.job_client import Job, JobClient
 from taskflow_testing.services import Servers, Services
 from taskflow_testing.waiting import eventually
 
+# The whole way leans on what queues and dead-lettering do, so the next RabbitMQ sees it too.
+pytestmark = pytest.mark.broker
+
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text)

@@ -46,7 +46,7 @@ async def test_a_job_whose_worker_is_killed_runs_again(
     api: JobClient, new_services: NewServices
 ) -> None:
     services = services_of(new_services)
-    services.start_scheduler()
+    await services.start_scheduler()
     victim = await services.start_consumer(handlers="trial_jobs", log_flush_seconds=0.2)
     job = await api.submit("trial.waits", {"seconds": 3})
     # The log of a running attempt is there up to the last flush.
@@ -92,7 +92,7 @@ async def test_a_frozen_worker_that_wakes_up_changes_nothing(
     api: JobClient, new_services: NewServices
 ) -> None:
     services = services_of(new_services)
-    services.start_scheduler()
+    await services.start_scheduler()
     frozen = await services.start_consumer(handlers="trial_jobs")
     job = await api.submit("trial.waits", {"seconds": 2})
     await api.reaches(job, "running")
@@ -118,7 +118,7 @@ async def test_submissions_go_on_while_the_broker_is_away(
     services = new_services(dataclasses.replace(real_servers, amqp_url=broker_proxy.url))
     await services.start_api()
     await services.start_consumer()
-    services.start_scheduler()
+    await services.start_scheduler()
     async with services.client() as client:
         jobs = JobClient(client)
         await jobs.completes(await jobs.submit("echo", {"text": "before"}))
@@ -137,7 +137,7 @@ async def test_services_start_without_the_broker(
     broker_proxy.go_down()
     services = new_services(dataclasses.replace(real_servers, amqp_url=broker_proxy.url))
     await services.start_consumer()
-    services.start_scheduler()
+    await services.start_scheduler()
     await services.start_api(wait_for="/healthz")
     async with services.client() as client:
         jobs = JobClient(client)
@@ -167,7 +167,7 @@ async def test_jobs_complete_without_the_object_store_and_their_logs_come_later(
 async def test_another_scheduler_takes_over(api: JobClient, new_services: NewServices) -> None:
     services = services_of(new_services)
     await services.start_consumer()
-    schedulers = [services.start_scheduler(), services.start_scheduler()]
+    schedulers = [await services.start_scheduler() for _ in range(2)]
 
     async def find_leader() -> Any:
         return next((each for each in schedulers if each.events("leadership_won")), None)

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 whose heads are bounded, in bytes and time, and whose refusals are problems."""
 
+    _heads = 0
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -49,8 +50,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
+        heads = self._heads
         super().data_received(data)
-        if self._head_timer is not None:
+        # A piece in which a head begins may be full of requests before it: it isn't counted.
+        if self._head_timer is not None and self._heads == heads:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(HEADERS_TOO_LARGE, f"The limit is {MAX_HEAD_BYTES} bytes.")
@@ -58,6 +61,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Wait for the head of the request that begins."""
         super().on_message_begin()
+        self._heads += 1
         self._await_head()
 
     def on_headers_complete(self) -> None:

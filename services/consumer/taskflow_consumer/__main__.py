@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from typing import NoReturn
 
 import structlog
 import uvloop
@@ -30,6 +31,16 @@ async def work(settings: ConsumerSettings, registry: Registry) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, shutdown.ask)
     await run(settings, registry, shutdown)
+    if len(asyncio.all_tasks()) > 1:
+        # A handler that swallows its cancellation would keep the loop from closing, for ever.
+        leave(0)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the process without waiting for handlers' threads and tasks that can't be stopped."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(exit_code)
 
 
 def main() -> int:
@@ -50,8 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    # A handler's thread that can't be stopped must not keep the process from ending.
-    logging.shutdown()
-    sys.stdout.flush()
-    os._exit(exit_code)
+    leave(main())

@@ -170,6 +170,8 @@ class Executor:
         run.services.close()
         if outcome is None:
             return
+        # Progress is written to running jobs only, so the last report goes first.
+        await self._progress.settle(run.attempt)
         recorded = await self._recorder.record(run.attempt, outcome)
         if isinstance(recorded, Stale):
             self._log.warning(

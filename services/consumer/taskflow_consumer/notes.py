@@ -26,13 +26,22 @@ class ProgressWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: dict[Attempt, ProgressNote] = {}
+        self._writing: dict[Attempt, ProgressNote] = {}
+        self._round: asyncio.Future[bool] | None = None
         self._writer: asyncio.Task[None] | None = None
 
     def report(self, attempt: Attempt, percent: float, message: str | None) -> None:
         """Take note of an attempt's progress and return at once."""
         self._waiting[attempt] = ProgressNote(attempt, percent, message)
         if self._writer is None or self._writer.done():
+            self._round = asyncio.get_running_loop().create_future()
             self._writer = asyncio.create_task(self._write(), name="progress-writer")
+
+    async def settle(self, attempt: Attempt) -> None:
+        """Return when an attempt's last report is written, or a round of writing has failed."""
+        while self._round is not None and (attempt in self._waiting or attempt in self._writing):
+            if not await asyncio.shield(self._round):
+                return
 
     async def stop(self) -> None:
         """Drop what waits; a second call does nothing."""
@@ -44,19 +53,33 @@ class ProgressWriter:
     async def _write(self) -> None:
         failures = 0
         while self._waiting:
-            notes, self._waiting = self._waiting, {}
-            try:
-                async with self._database.connection() as connection:
-                    await record_progress(connection, list(notes.values()))
-            except _UNREACHABLE as error:
+            self._writing, self._waiting = self._waiting, {}
+            written = await self._write_round()
+            if written is None:
                 failures += 1
-                log.warning("progress_waits", count=len(notes), error=str(error))
-                self._waiting = notes | self._waiting
-                await asyncio.sleep(pause_seconds(failures))
-            except Exception:
-                log.exception("progress_not_written", count=len(notes))
+                self._waiting = self._writing | self._waiting
             else:
                 failures = 0
+            self._writing = {}
+            ended, self._round = self._round, asyncio.get_running_loop().create_future()
+            if ended is not None:
+                ended.set_result(written is True)
+            if failures:
+                await asyncio.sleep(pause_seconds(failures))
+
+    async def _write_round(self) -> bool | None:
+        """Whether it was written; None: it can be tried again."""
+        notes = list(self._writing.values())
+        try:
+            async with self._database.connection() as connection:
+                await record_progress(connection, notes)
+        except _UNREACHABLE as error:
+            log.warning("progress_waits", count=len(notes), error=str(error))
+            return None
+        except Exception:
+            log.exception("progress_not_written", count=len(notes))
+            return False
+        return True
 
 
 class CheckpointWriter:

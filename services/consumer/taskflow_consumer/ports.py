@@ -69,6 +69,9 @@ class Progress(Protocol):
         Called in the loop's thread.
         """
 
+    async def settle(self, attempt: Attempt) -> None:
+        """Return when an attempt's last report is written, or can't be written soon."""
+
 
 class Checkpoints(Protocol):
     """Writes down what jobs remember from attempt to attempt."""

@@ -201,9 +201,15 @@ class Services:
         finally:
             await process.terminate()
 
-    def start_scheduler(self, **settings: object) -> ServiceProcess:
-        """A scheduler; it needs no waiting for."""
-        return self.launch("scheduler", **settings)
+    async def start_scheduler(self, **settings: object) -> ServiceProcess:
+        """A scheduler; returns when it stands for election."""
+        process = self.launch("scheduler", **settings)
+
+        async def has_started() -> bool:
+            return bool(process.events("scheduler_started"))
+
+        await process.wait_ready(has_started)
+        return process
 
     def environment(self, **settings: object) -> dict[str, str]:
         """The variables of a process on these servers; `settings` come on top of the common ones.

@@ -16,6 +16,29 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
 
 
+class KeptTransport(asyncio.Transport):
+    """The end of a connection that is nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
     config = uvicorn.Config(hello, http=Protocol, lifespan="off", log_config=None)
@@ -54,6 +77,21 @@ async def test_many_requests_on_one_connection_each_have_a_head_of_their_own(por
         assert b"200 OK" in await reader.readuntil(b"hello")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_a_piece_full_of_requests_is_no_large_head() -> None:
+    config = uvicorn.Config(hello, http=Protocol, lifespan="off", log_config=None)
+    config.load()
+    protocol = Protocol(config, ServerState(), {})
+    transport = KeptTransport()
+    protocol.connection_made(transport)
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 30_000 + b"\r\n\r\n"
+
+    protocol.data_received(request * 4 + request[:10_000])
+
+    assert not transport.is_closing()
+    protocol.connection_lost(None)
+    await asyncio.sleep(0)
 
 
 async def test_a_large_body_is_no_large_head(port: int) -> None:

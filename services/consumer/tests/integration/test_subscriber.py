@@ -46,6 +46,8 @@ class Ours:
 
     def report(self, attempt: Attempt, percent: float, message: str | None) -> None: ...
 
+    async def settle(self, attempt: Attempt) -> None: ...
+
     def open(self, _: ClaimedJob) -> "Ours":
         return self
 

@@ -143,6 +143,9 @@ class KeptProgress:
         self.attempts.add(attempt)
         self.reports.append((percent, message))
 
+    async def settle(self, attempt: Attempt) -> None:
+        """Nothing waits: reports are kept at once."""
+
 
 @dataclass
 class KeptCheckpoints:

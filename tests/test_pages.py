@@ -1,0 +1,39 @@
+"""What the pages say is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from taskflow_local.lifecycle import report
+from taskflow_local.stack_settings import load_stack_settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")]
+)
+EXAMPLE = (ROOT / ".env.example").read_text()
+
+
+def test_the_first_job_of_the_readme_is_the_one_that_make_up_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = re.findall(r"^(TASKFLOW_\w+)=(.*)$", EXAMPLE, re.MULTILINE)
+    settings = {name: value or "secret" for name, value in lines}
+    report(load_stack_settings(settings), ["api"], {})
+    printed = capsys.readouterr().out.partition("A first job:")[2].split()
+    assert printed
+    (first, *_) = re.findall(r"```sh\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert first.split() == printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for commands in re.findall(r"(?:`|^\s*|&& )make ((?:[a-z-]+\b(?!=) ?)+)", text, re.MULTILINE):
+        assert set(commands.split()) <= targets, commands
+    for setting in re.findall(r"TASKFLOW_(?!TEST_)[A-Z][A-Z0-9_]*[A-Z0-9]", text):
+        assert setting in EXAMPLE, setting
