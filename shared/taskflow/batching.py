@@ -79,7 +79,6 @@ class Batcher(Generic[In, Out]):
         if len(self._writers) < self._max_writers:
             writer = asyncio.create_task(self._write_batches(), name="batch-writer")
             self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
         return await answer
 
     async def close(self) -> None:
@@ -96,18 +95,25 @@ class Batcher(Generic[In, Out]):
             self._waiting.clear()
 
     async def _write_batches(self) -> None:
-        while batch := self._next_batch():
-            try:
-                answers = await self._write([waiting.item for waiting in batch])
-            except Exception as error:  # noqa: BLE001 - handed on to the callers
-                _fail(batch, error)
-            except asyncio.CancelledError:
-                _fail(batch, _closed())
-                raise
-            else:
-                for waiting, answer in zip(batch, answers, strict=True):
-                    if not waiting.answer.done():
-                        waiting.answer.set_result(answer)
+        try:
+            while batch := self._next_batch():
+                await self._write_batch(batch)
+        finally:
+            # In the same turn as the last look: an item that comes after it needs a new writer.
+            self._writers.difference_update({asyncio.current_task()})
+
+    async def _write_batch(self, batch: Sequence[_Waiting[In, Out]]) -> None:
+        try:
+            answers = await self._write([waiting.item for waiting in batch])
+        except Exception as error:  # noqa: BLE001 - handed on to the callers
+            _fail(batch, error)
+        except asyncio.CancelledError:
+            _fail(batch, _closed())
+            raise
+        else:
+            for waiting, answer in zip(batch, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Waiting[In, Out]]:
         batch: list[_Waiting[In, Out]] = []

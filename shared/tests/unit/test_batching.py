@@ -147,3 +147,14 @@ async def test_a_close_that_is_given_up_leaves_no_caller_waiting() -> None:
         await asyncio.wait_for(batcher.close(), 0.01)
     answers = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
     assert [type(answer) for answer in answers] == [BatcherClosed] * 3
+
+
+async def test_an_item_that_comes_as_the_last_batch_ends_is_written() -> None:
+    async def write(items: Sequence[int]) -> list[int]:
+        return list(items)
+
+    batcher = Batcher(write, max_items=10)
+    async with asyncio.timeout(5):
+        # Each caller is woken in the very turn of the loop in which the writer ends.
+        for number in range(10):
+            assert await batcher.submit(number) == number
