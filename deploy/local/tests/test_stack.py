@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,10 @@ def test_a_program_that_dies_is_started_again(directory: Path) -> None:
     stack.start([one])
     first = pids(stack)["one"]
     os.kill(first, signal.SIGKILL)
+    # supervisord hears of the death a moment later.
+    deadline = time.monotonic() + 15
+    while pids(stack).get("one") == first and time.monotonic() < deadline:
+        time.sleep(0.05)
     stack.start([one])
     assert pids(stack)["one"] != first
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from pydantic import SecretStr
+from urllib3.exceptions import HTTPError
 
 from taskflow.errors import ConfigurationError
 from taskflow.settings import ObjectStoreSettings, exit_with, load_settings
@@ -101,5 +102,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except ConfigurationError as error:
         exit_with(error)
-    except httpx.TransportError as error:
-        sys.exit(f"the API does not answer ({error!r}); `make up` starts it")
+    except (httpx.TransportError, HTTPError) as error:
+        sys.exit(f"the API or S3 does not answer ({error}); `make up` starts them")
