@@ -7,6 +7,7 @@ There is no timer: an idle system writes each item at once, a busy one writes ma
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -77,7 +78,10 @@ class Batcher(Generic[In, Out]):
         answer: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, answer, self._size_of(item)))
         if len(self._writers) < self._max_writers:
-            writer = asyncio.create_task(self._write_batches(), name="batch-writer")
+            # It serves many callers, so it carries the context of none.
+            writer = asyncio.create_task(
+                self._write_batches(), name="batch-writer", context=Context()
+            )
             self._writers.add(writer)
         return await answer
 

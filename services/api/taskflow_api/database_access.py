@@ -7,12 +7,12 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from taskflow.db.pool import TRANSIENT_ERRORS, Connection, Database
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Connection, Database
 from taskflow.errors import ServiceUnavailable
 
 SERVICE = "PostgreSQL"
 
-_NOT_WELL: tuple[type[BaseException], ...] = (PoolTimeoutError, *TRANSIENT_ERRORS)
+_NOT_WELL: tuple[type[BaseException], ...] = (PoolTimeoutError, *TRANSIENT_ERRORS, *REFUSALS)
 
 
 class Reads:
@@ -34,7 +34,7 @@ class Reads:
         except _NOT_WELL as error:
             raise ServiceUnavailable(SERVICE, _said(error)) from error
         except DBAPIError as error:
-            if not _is_transient(error):
+            if not _means_away(error):
                 raise
             raise ServiceUnavailable(SERVICE, _said(error)) from error
 
@@ -60,12 +60,12 @@ class Writes:
             raise ServiceUnavailable(SERVICE, _said(error)) from error
 
 
-def _is_transient(error: DBAPIError) -> bool:
+def _means_away(error: DBAPIError) -> bool:
     cause = error.orig.__cause__ if error.orig is not None else None
     return (
         error.connection_invalidated
         or isinstance(error, InterfaceError)
-        or isinstance(cause, TRANSIENT_ERRORS)
+        or isinstance(cause, (*TRANSIENT_ERRORS, *REFUSALS))
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
@@ -98,7 +99,7 @@ class JobTypes:
     async def _look(self, name: str) -> KnownJobType:
         look = self._looks.get(name)
         if look is None:
-            look = asyncio.create_task(self._read(name), name="look-at-job-type")
+            look = asyncio.create_task(self._read(name), name="look-at-job-type", context=Context())
             self._looks[name] = look
             look.add_done_callback(lambda done: self._end_look(name, done))
         # Others wait for it too, so the end of one caller must not end it.

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection
+from contextvars import Context
 from uuid import UUID
 
 import structlog
@@ -33,7 +34,9 @@ class Waiters:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[job_id].add(ended)
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(), name="wait-for-ends")
+            self._looking = asyncio.create_task(
+                self._look(), name="wait-for-ends", context=Context()
+            )
         try:
             await asyncio.wait([ended], timeout=seconds)
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from uuid import UUID
 
 from structlog.typing import FilteringBoundLogger
@@ -27,6 +28,8 @@ from taskflow_consumer.ports import Artifacts, Checkpoints, Leases, LogShipper, 
 
 HANG_AFTER_SECONDS = 10.0
 """How long past its time-out a handler may block this process before that is taken for a hang."""
+PROGRESS_PATIENCE_SECONDS = 1.0
+"""How long an outcome waits for the last word on a job's progress."""
 LEAVE_SECONDS = 5.0
 """What a supervisor may take to end that is given up."""
 
@@ -170,8 +173,11 @@ class Executor:
         run.services.close()
         if outcome is None:
             return
-        # Progress is written to running jobs only, so the last report goes first.
-        await self._progress.settle(run.attempt)
+        # Progress is written to running jobs only, so the last report goes first; but it is a
+        # courtesy, and the outcome is none.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROGRESS_PATIENCE_SECONDS):
+                await self._progress.settle(run.attempt)
         recorded = await self._recorder.record(run.attempt, outcome)
         if isinstance(recorded, Stale):
             self._log.warning(

@@ -172,9 +172,16 @@ async def delete_job(caller: Caller, resources: With, job_id: JobId) -> Response
 
 async def _erase(resources: Resources, deleted: commands.Deleted) -> None:
     """Remove what the job left in the object store; nothing names it any more."""
-    try:
-        await erase(resources.database, resources.object_store, deleted.log_ranges)
-        await resources.artifacts.delete_job(deleted.tenant_id, deleted.job_id, deleted.created_at)
-    except _OBJECTS_UNREACHABLE as error:
-        left = [stored.object_key for stored in deleted.log_ranges]
-        log.warning("objects_of_deleted_job_left", error=str(error), log_objects=left)
+    # One at a time: an erasure holds a connection, and submissions need the others.
+    async with resources.erasing:
+        try:
+            await resources.artifacts.delete_job(
+                deleted.tenant_id, deleted.job_id, deleted.created_at
+            )
+        except _OBJECTS_UNREACHABLE as error:
+            log.warning("objects_of_deleted_job_left", error=str(error), what="artifacts")
+        try:
+            await erase(resources.database, resources.object_store, deleted.log_ranges)
+        except _OBJECTS_UNREACHABLE as error:
+            left = [stored.object_key for stored in deleted.log_ranges]
+            log.warning("objects_of_deleted_job_left", error=str(error), what="logs", objects=left)

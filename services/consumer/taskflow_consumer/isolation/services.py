@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,4 +97,7 @@ class LoopServices:
 
     def _schedule(self, delay_seconds: float, callback: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # The loop is closed: a thread has outlived it.
-            self._loop.call_soon_threadsafe(self._loop.call_later, delay_seconds, callback)
+            # In its own context: what it sets going serves all jobs, and must not log into one.
+            self._loop.call_soon_threadsafe(
+                self._loop.call_later, delay_seconds, callback, context=Context()
+            )

@@ -19,6 +19,7 @@ from taskflow.jobs.finishing import Recorded, Stale
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt, Outcome
 from taskflow.jobs.states import JobState, Priority
+from taskflow.sdk.context import current_attempt_log
 from taskflow.sdk.job_type import JobFunction, JobType
 from taskflow.sdk.registry import Registry
 from taskflow_consumer.executor import Executor
@@ -137,8 +138,10 @@ class KeptArtifacts:
 class KeptProgress:
     reports: list[tuple[float, str | None]] = field(default_factory=list)
     attempts: set[Attempt] = field(default_factory=set)
+    logs_of_jobs: list[object] = field(default_factory=list)
 
     def report(self, attempt: Attempt, percent: float, message: str | None) -> None:
+        self.logs_of_jobs.append(current_attempt_log.get())
         asyncio.get_running_loop()  # the real one needs to be called in the loop's thread
         self.attempts.add(attempt)
         self.reports.append((percent, message))

@@ -38,6 +38,8 @@ async def test_echo_returns_its_text_and_logs_a_line(harness: Harness) -> None:
 async def test_sleep_sleeps_and_says_how_far_it_is(harness: Harness) -> None:
     outcome = await _run(harness, "sleep", {"seconds": 0.7})
     assert json.loads(outcome.result_json or "") == {"slept_seconds": 0.7}
+    # What writes progress serves all jobs: its own words must not land in one job's log.
+    assert set(harness.progress.logs_of_jobs) == {None}
     percents = [percent for percent, _ in harness.progress.reports]
     assert percents == sorted(percents)
     assert len(percents) >= 2
