@@ -1,10 +1,14 @@
 """A bucket for each test worker."""
 
+import time
 import uuid
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from minio import Minio
+from minio.error import MinioException
+
+PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,21 @@ def create_bucket(endpoint: str, access_key: str, secret_key: str) -> TestBucket
 
 
 def delete_bucket(bucket: TestBucket) -> None:
-    """Delete it with what is in it."""
+    """Delete it with what is in it, an upload that a test left under way included."""
     client = _client(bucket)
-    for item in client.list_objects(bucket_name=bucket.bucket, recursive=True):
-        if item.object_name is not None:
-            client.remove_object(bucket_name=bucket.bucket, object_name=item.object_name)
-    client.remove_bucket(bucket_name=bucket.bucket)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        for item in client.list_objects(bucket_name=bucket.bucket, recursive=True):
+            if item.object_name is not None:
+                client.remove_object(bucket_name=bucket.bucket, object_name=item.object_name)
+        try:
+            client.remove_bucket(bucket_name=bucket.bucket)
+        except MinioException as error:
+            if "BucketNotEmpty" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _client(bucket: TestBucket) -> Minio:
