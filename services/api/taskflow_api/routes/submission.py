@@ -6,7 +6,7 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from taskflow.errors import InvalidContent, JobNotFound, UnknownJobType
+from taskflow.errors import InvalidContent, UnknownJobType
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
 from taskflow.jobs.views import accepted_view, job_links
@@ -54,6 +54,7 @@ _HEADERS = headers_doc(
             problems.INVALID_CONTENT,
             problems.UNKNOWN_JOB_TYPE,
             problems.IDEMPOTENCY_KEY_REUSED,
+            problems.JOB_NOT_FOUND,
         ),
     },
     openapi_extra=json_body_doc(JobRequest),
@@ -91,9 +92,6 @@ async def _answer(
         headers["Idempotent-Replayed"] = "true"
     if submission.kind not in _DEDUPLICATED:
         return Response(dump(accepted_view(job, submission)), 202, headers, MEDIA_TYPE)
-    try:
-        row = await read_row(resources, tenant_id, submission.job_id)
-    except JobNotFound:
-        # The twin was deleted a moment ago; what was known of it then is still the answer.
-        return Response(dump(accepted_view(job, submission)), 200, headers, MEDIA_TYPE)
+    # A twin that was deleted since is a 404: nothing else that we know of it would be true.
+    row = await read_row(resources, tenant_id, submission.job_id)
     return Response(job_document(row, deduplicated=True).content, 200, headers, MEDIA_TYPE)

@@ -186,6 +186,17 @@ async def test_fifty_at_once_with_one_unique_key_are_one_job(
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
 
 
+async def test_a_twin_that_was_deleted_since_is_not_made_up(api: httpx.AsyncClient) -> None:
+    first = (await submit(api, unique_key="u")).json()["id"]
+    assert (await submit(api, "k", unique_key="u", tags=["mine"])).status_code == 200
+    await api.post(f"{JOBS}/{first}/cancel")
+    assert (await api.delete(f"{JOBS}/{first}")).status_code == 204
+
+    replayed = await submit(api, "k", unique_key="u", tags=["mine"])
+
+    assert (replayed.status_code, replayed.json()["code"]) == (404, "job_not_found")
+
+
 async def test_many_at_once_are_all_committed(
     api: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:

@@ -242,7 +242,7 @@ async def test_fifty_megabytes_arrive_and_leave_the_loop_free(
     assert len(messages) == 50_001
     assert messages[:-1] == [f"{number} {text}" for number in range(50_000)]
     assert max(chunk.stored.byte_length for chunk in await setup.chunks(job)) <= 1024 * 1024
-    assert longest_stall < 1
+    assert longest_stall < 3
 
 
 async def test_a_log_past_its_limit_is_cut_and_says_so(setup: Setup, shippers: Shippers) -> None:
