@@ -22,6 +22,7 @@ from taskflow.patience import pause_seconds
 HEARTBEAT_SECONDS = 5
 CONNECT_TIMEOUT_SECONDS = 10.0
 CANCEL_AGAIN_SECONDS = 0.2
+LAST_ATTEMPT_SECONDS = 1.0
 
 BROKER_ERRORS: tuple[type[BaseException], ...] = (
     aiormq.exceptions.AMQPError,
@@ -44,6 +45,7 @@ class Broker:
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
+        self._attempt: asyncio.Task[None] | None = None
         self.last_error: str | None = None
         """Why the last try to connect failed; None once one has succeeded."""
 
@@ -66,11 +68,16 @@ class Broker:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
+        if self._attempt is not None:
+            # A connection that opens while its attempt is cancelled would be nobody's to close.
+            await asyncio.wait([self._attempt], timeout=LAST_ATTEMPT_SECONDS)
         # aiormq swallows a cancellation that comes while it connects, so one may not be enough.
         while not supervisor.done():
             supervisor.cancel()
             await asyncio.wait([supervisor], timeout=CANCEL_AGAIN_SECONDS)
-        await asyncio.gather(supervisor, return_exceptions=True)
+        await asyncio.gather(
+            supervisor, *([self._attempt] if self._attempt else []), return_exceptions=True
+        )
         self._up.clear()
         if self._connection is not None:
             with contextlib.suppress(*BROKER_ERRORS):
@@ -109,7 +116,8 @@ class Broker:
         while True:
             lost = asyncio.Event()
             try:
-                self._connection = await self._connect(lost)
+                self._attempt = asyncio.create_task(self._connect(lost), name="broker-attempt")
+                await self._attempt
             except Exception as error:  # noqa: BLE001 - whatever it was, without a connection we end
                 failures += 1
                 self._report(error, failures)
@@ -125,8 +133,9 @@ class Broker:
             # A broker that hangs up on everybody is not to be stormed by everybody at once.
             await asyncio.sleep(pause_seconds(1))
 
-    async def _connect(self, lost: asyncio.Event) -> AbstractConnection:
+    async def _connect(self, lost: asyncio.Event) -> None:
         connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
+        self._connection = connection
         connection.close_callbacks.add(lambda *_: lost.set())
         try:
             channel = connection.channel(publisher_confirms=False)
@@ -135,7 +144,6 @@ class Broker:
             with contextlib.suppress(*BROKER_ERRORS):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_SECONDS)
             raise
-        return connection
 
     async def _declare(self, channel: AbstractChannel) -> None:
         await channel.initialize()

@@ -243,6 +243,21 @@ async def test_the_relay_writes_down_what_it_could_not_send(
     await relay.stop(1)
 
 
+async def test_a_broker_closed_while_it_connects_leaves_no_connection_open(amqp_url: str) -> None:
+    before = asyncio.all_tasks()
+    for number in range(60):
+        broker = Broker(amqp_url, name="test")
+        broker.start()
+        # From before the first byte to after the declarations: a millisecond more each time.
+        await asyncio.sleep(number / 1000)
+        await broker.close()
+
+    async def nothing_runs() -> bool:
+        return asyncio.all_tasks() <= before
+
+    await eventually(nothing_runs, timeout=3)
+
+
 async def test_a_relay_that_stops_leaves_nothing_unwritten(
     jobs: Jobs, publisher: Publisher, database: Database
 ) -> None:
