@@ -16,7 +16,8 @@ _MAX_SEGMENT_BYTES = 255
 _SEGMENT = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]+")
 
 _KEY = re.compile(
-    r"artifacts/(?P<tenant>[0-9a-f-]{36})/\d{4}-\d{2}-\d{2}/[0-9a-f-]{36}/(?P<name>.+)", re.DOTALL
+    r"artifacts/(?P<tenant>[0-9a-f-]{36})/\d{4}-\d{2}-\d{2}/[0-9a-f-]{36}/(?:\d+/)?(?P<name>.+)",
+    re.DOTALL,
 )
 
 
@@ -30,12 +31,14 @@ class ArtifactStore:
         self._object_store = object_store
 
     async def put(self, job: ClaimedJob, name: str, data: bytes, content_type: str) -> str:
-        """Store bytes under the job's own prefix, over an older artifact of that name; the key.
+        """Store bytes under the attempt's own prefix, over an artifact of that name; the key.
+
+        A worker that comes back late, when another attempt runs, overwrites nothing of that one.
 
         Raises:
             InvalidContent: `name` is no relative path, or too long.
         """
-        key = _job_prefix(job.tenant_id, job.attempt.job_id, job.created_at) + _checked(name)
+        key = _attempt_prefix(job) + _checked(name)
         await self._object_store.put(key, data, content_type)
         return key
 
@@ -46,7 +49,7 @@ class ArtifactStore:
             InvalidContent: `name` is no relative path, or too long.
             OSError: the file can't be read.
         """
-        key = _job_prefix(job.tenant_id, job.attempt.job_id, job.created_at) + _checked(name)
+        key = _attempt_prefix(job) + _checked(name)
         await self._object_store.upload(key, path, content_type)
         return key
 
@@ -78,6 +81,11 @@ class ArtifactStore:
     async def delete_job(self, tenant_id: UUID, job_id: UUID, created_at: datetime) -> None:
         """Delete whatever a job stored; again does no harm."""
         await self._object_store.delete_prefix(_job_prefix(tenant_id, job_id, created_at))
+
+
+def _attempt_prefix(job: ClaimedJob) -> str:
+    prefix = _job_prefix(job.tenant_id, job.attempt.job_id, job.created_at)
+    return f"{prefix}{job.attempt.number}/"
 
 
 def _job_prefix(tenant_id: UUID, job_id: UUID, created_at: datetime) -> str:

@@ -87,6 +87,10 @@ class PublishFailed(TaskFlowError):
     """The broker did not confirm a message: it may or may not have arrived."""
 
 
+class PublishTimedOut(PublishFailed):
+    """The broker has said nothing about a message for too long."""
+
+
 class ObjectMissing(TaskFlowError):
     """The object store has no such object."""
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Database
 from taskflow.errors import ObjectMissing
-from taskflow.jobs.log_index import StoredLogRange, is_named, lock_object
+from taskflow.jobs.log_index import StoredLogRange, is_named, object_locked
 from taskflow.object_store import ObjectStore
 
 CONTENT_TYPE = "application/x-ndjson"
@@ -28,14 +28,14 @@ async def erase(
 
     Raises:
         ServiceUnavailable: some or all ranges are left; the call can be repeated.
+        Exception: one of `db.pool.TRANSIENT_ERRORS`; likewise.
     """
     by_object: defaultdict[str, list[StoredLogRange]] = defaultdict(list)
     for stored in ranges:
         by_object[stored.object_key].append(stored)
     for object_key, stretches in by_object.items():
         # Two who blank the same object at the same time would each put back what the other took.
-        async with database.connection() as connection, connection.transaction():
-            await lock_object(connection, object_key)
+        async with database.connection() as connection, object_locked(connection, object_key):
             if await is_named(connection, object_key):
                 await _blank(object_store, object_key, stretches)
             else:

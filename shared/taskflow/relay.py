@@ -6,24 +6,36 @@ with this process is found by the scheduler's rule for lost pointers (docs/decis
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID
 
 import structlog
 
+from taskflow.broker import topology
 from taskflow.broker.message import encode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
-from taskflow.errors import PublishFailed, ServiceUnavailable
+from taskflow.errors import PublishFailed, PublishTimedOut, ServiceUnavailable
+from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.dispatch import unstamp
+from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
+from taskflow.relay_backlog import Backlog, Batch, Destination
 
 WINDOW = 200
 """How many messages may wait for their confirms at once."""
 
+SHARE = WINDOW // 2
+"""How many of them may be for one destination."""
+
 MAX_WAITING = 20_000
 """How many pointers wait in memory; beyond it they are left to the scheduler."""
+
+NOTE_SLICE = 2000
+"""How many pointers that could not be sent are written down in one statement."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,83 +60,113 @@ Sending = Dispatch | Burial
 _UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    sending: Sending
+    batch: Batch
+
+
 class Relay:
-    """Publishes in windows: while one is in flight the next collects."""
+    """Publishes in the order of arrival, with up to `WINDOW` messages in flight.
+
+    A destination that keeps its confirms back has a share of them. Once one of its messages has
+    timed out, what else waits for it at that moment is left to the scheduler.
+    """
 
     def __init__(self, publisher: Publisher, database: Database) -> None:
         self._publisher = publisher
         self._database = database
-        self._waiting: deque[Sending] = deque()
-        self._unsent: list[Pointer] = []
-        self._wake = asyncio.Event()
+        self._waiting: Backlog[_Entry] = Backlog(SHARE)
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._unsent: list[_Entry] = []
+        self._publishes = False
+        self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._worker: asyncio.Task[None] | None = None
+        self._clerk: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether a pointer given now has a chance to be sent now."""
         return self._publisher.ready and len(self._waiting) < MAX_WAITING
 
+    @property
+    def lanes_under_way(self) -> set[Lane]:
+        """Lanes whose pointers wait here or for their confirms."""
+        return {each for each in self._waiting.destinations if isinstance(each, Lane)}
+
     def start(self) -> None:
         """Begin to publish what is given."""
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._run(), name="relay")
+        if self._clerk is None:
+            self._clerk = asyncio.create_task(self._keep_notes(), name="relay")
+            self._publishes = True
+            self._fill_window()
 
     async def stop(self, timeout_seconds: float) -> None:
         """Send what waits, write down what could not be sent; a second call does nothing."""
-        worker, self._worker = self._worker, None
-        if worker is None:
+        clerk, self._clerk = self._clerk, None
+        if clerk is None:
             return
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_seconds)
         except TimeoutError:
-            log.warning("relay_stopped_early", waiting=len(self._waiting))
-        worker.cancel()
-        await asyncio.gather(worker, return_exceptions=True)
-        while self._waiting:
-            self._give_up(self._waiting.popleft(), "the process stops")
+            waiting = len(self._waiting) + len(self._in_flight)
+            log.warning("relay_stopped_early", waiting=waiting)
+        self._publishes = False
+        ending = [*self._in_flight, clerk]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        for destination in self._waiting.destinations:
+            self._give_up_waiting(destination, "the process stops")
         await self._write_down()
 
-    def send(self, sendings: Iterable[Sending]) -> None:
+    def send(self, sendings: Iterable[Sending]) -> Batch:
         """Take pointers whose stamps are committed; returns at once."""
-        for sending in sendings:
+        given = list(sendings)
+        batch = Batch(len(given))
+        for sending in given:
+            entry = _Entry(sending, batch)
             if len(self._waiting) < MAX_WAITING:
-                self._waiting.append(sending)
+                self._waiting.add(_destination(sending), entry)
             else:
-                self._give_up(sending, "too many are waiting")
+                self._give_up(entry, "too many are waiting")
         self._idle.clear()
-        self._wake.set()
+        self._changed.set()
+        self._fill_window()
+        return batch
 
     async def wait_idle(self) -> None:
-        """Return when everything given so far is sent or written down."""
+        """Return when nothing waits, all that was given being sent or written down."""
         await self._idle.wait()
 
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting or self._unsent:
-                await self._send_window()
-                await self._write_down()
-            self._idle.set()
+    def _fill_window(self) -> None:
+        while self._publishes and len(self._in_flight) < WINDOW:
+            taken = self._waiting.take()
+            if taken is None:
+                return
+            destination, entry = taken
+            task = asyncio.create_task(self._publish(entry.sending), name="relay-publish")
+            self._in_flight.add(task)
+            task.add_done_callback(partial(self._end, destination, entry))
 
-    async def _send_window(self) -> None:
-        window = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
-        try:
-            results = await asyncio.gather(
-                *(self._publish(sending) for sending in window), return_exceptions=True
-            )
-        except asyncio.CancelledError:
-            for sending in window:
-                self._give_up(sending, "the process stops")
-            raise
-        for sending, result in zip(window, results, strict=True):
-            if isinstance(result, PublishFailed):
-                self._give_up(sending, str(result))
-            elif isinstance(result, BaseException):
-                self._give_up(sending, "an unexpected error")
-                log.error("publish_broke", job_id=str(sending.pointer.job_id), exc_info=result)
+    def _end(self, destination: Destination, entry: _Entry, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._waiting.note_end(destination)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            entry.batch.note_end()
+        elif isinstance(error, PublishFailed):
+            self._give_up(entry, str(error))
+        elif isinstance(error, asyncio.CancelledError):
+            self._give_up(entry, "the process stops")
+        else:
+            self._give_up(entry, "an unexpected error")
+            log.error("publish_broke", job_id=str(entry.sending.pointer.job_id), exc_info=error)
+        if isinstance(error, PublishTimedOut):
+            self._give_up_waiting(destination, "an earlier one was not confirmed")
+        self._fill_window()
+        self._changed.set()
 
     async def _publish(self, sending: Sending) -> None:
         pointer = sending.pointer
@@ -135,27 +177,62 @@ class Relay:
         else:
             await self._publisher.publish(pointer)
 
-    def _give_up(self, sending: Sending, why: str) -> None:
-        if isinstance(sending, Burial):
-            log.warning("dead_pointer_not_sent", job_id=str(sending.pointer.job_id), error=why)
+    def _give_up_waiting(self, destination: Destination, why: str) -> None:
+        for entry in self._waiting.drop(destination):
+            self._give_up(entry, why)
+
+    def _give_up(self, entry: _Entry, why: str) -> None:
+        if isinstance(entry.sending, Burial):
+            job_id = str(entry.sending.pointer.job_id)
+            log.warning("dead_pointer_not_sent", job_id=job_id, error=why)
+            entry.batch.note_end()
         else:
-            self._unsent.append(sending.pointer)
+            self._unsent.append(entry)
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._write_down()
+            if not (self._waiting or self._in_flight or self._unsent):
+                self._idle.set()
 
     async def _write_down(self) -> None:
         if not self._unsent:
             return
-        unsent, self._unsent = self._unsent, []
-        pairs = sorted((pointer.job_id, pointer.pointer_at) for pointer in unsent)
+        unsent, self._unsent = sorted(self._unsent, key=_by_id), []
+        written = 0
         try:
-            async with self._database.connection() as connection:
-                await unstamp(connection, pairs)
+            while written < len(unsent):
+                await self._unstamp(unsent[written : written + NOTE_SLICE])
+                written += NOTE_SLICE
         except _UNREACHABLE as error:
             # Without this note they count as lost pointers, which are found a little later.
-            log.warning("unsent_pointers_not_noted", count=len(unsent), error=str(error))
+            log.warning("unsent_pointers_not_noted", count=len(unsent) - written, error=str(error))
         except asyncio.CancelledError:
-            self._unsent = unsent + self._unsent
+            self._unsent = unsent[written:] + self._unsent
             raise
         except Exception:
-            log.exception("unsent_pointers_not_noted", count=len(unsent))
+            log.exception("unsent_pointers_not_noted", count=len(unsent) - written)
         else:
             log.info("pointers_left_to_scheduler", count=len(unsent))
+        for entry in unsent:
+            entry.batch.note_end()
+
+    async def _unstamp(self, unsent: Sequence[_Entry]) -> None:
+        pointers = [entry.sending.pointer for entry in unsent]
+        async with self._database.connection() as connection:
+            await unstamp(connection, [(each.job_id, each.pointer_at) for each in pointers])
+
+
+def _destination(sending: Sending) -> Destination:
+    """What must answer for a message to be confirmed."""
+    if isinstance(sending, Burial):
+        return topology.DEAD_EXCHANGE
+    if sending.delay_seconds > 0:
+        return topology.retry_exchange(rung_for(sending.delay_seconds))
+    return sending.pointer.lane
+
+
+def _by_id(entry: _Entry) -> tuple[UUID, datetime]:
+    return entry.sending.pointer.job_id, entry.sending.pointer.pointer_at

@@ -65,7 +65,7 @@ class DatabaseSettings(Settings):
 
 
 class BrokerSettings(Settings):
-    """How to reach RabbitMQ."""
+    """How to reach RabbitMQ: one address, or a cluster's with commas between them."""
 
     amqp_url: SecretStr
     amqp_publish_timeout_seconds: Seconds = 10.0
@@ -73,8 +73,12 @@ class BrokerSettings(Settings):
     @field_validator("amqp_url")
     @classmethod
     def _amqp(cls, value: SecretStr) -> SecretStr:
-        if not re.match(r"amqps?://", value.get_secret_value()):
-            raise ValueError("must begin with amqp:// or amqps://")
+        addresses = value.get_secret_value().split(",")
+        if not all(re.match(r"\s*amqps?://", each) for each in addresses):
+            raise ValueError(
+                "must begin with amqp:// or amqps://; several have commas between them, and a"
+                " comma in a password is %2C"
+            )
         return value
 
 
@@ -137,9 +141,13 @@ class ConsumerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, Le
     shutdown_grace_seconds: float = Field(30.0, ge=0, le=86_400)
     result_inline_bytes: int = Field(64 * 1024, ge=0)
     result_max_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_jobs_per_process: int = Field(0, ge=0)
+    max_memory_mib: int = Field(0, ge=0)
     log_flush_seconds: Seconds = 2.0
     log_attempt_max_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     log_buffer_max_bytes: int = Field(128 * 1024 * 1024, ge=1024)
+    log_spool_dir: Path = Path(".taskflow/up/log-spool")
+    log_spool_max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
 
     @field_validator("handlers", "queues", mode="before")
     @classmethod
@@ -161,6 +169,14 @@ class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, L
     """What a scheduler needs."""
 
     scheduler_tick_seconds: Seconds = 1.0
+    pointer_lost_after_seconds: Seconds = 45.0
+    worker_lost_after_seconds: Seconds = 30.0
+
+
+class DoctorSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
+    """What the doctor needs to look at everything."""
+
+    redis_url: SecretStr
     pointer_lost_after_seconds: Seconds = 45.0
     worker_lost_after_seconds: Seconds = 30.0
 

@@ -133,10 +133,10 @@ def test_every_image_has_a_tag_that_says_a_version() -> None:
 
 def test_what_is_named_is_there() -> None:
     volumes = {
-        volume.split(":")[0]
+        volume.split(":")[0] if isinstance(volume, str) else volume["source"]
         for service in SERVICES.values()
         for volume in service.get("volumes", [])
-        if isinstance(volume, str)
+        if isinstance(volume, str) or volume["type"] == "volume"
     }
     assert volumes == set(COMPOSE["volumes"])
     (bind,) = [each for each in SERVICES["consumer"]["volumes"] if each["type"] == "bind"]

@@ -47,7 +47,6 @@ class Resources:
     log_reader: LogReader
     health: HealthChecks
     worker_lost_after_seconds: float
-    erasing: asyncio.Semaphore
 
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -102,7 +101,6 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         log_reader=LogReader(object_store),
         health=HealthChecks(writes, broker, redis, object_store),
         worker_lost_after_seconds=settings.worker_lost_after_seconds,
-        erasing=asyncio.Semaphore(1),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from socket import socket
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -20,6 +21,11 @@ from taskflow_api.problems import (
 GRACE_SECONDS = 20
 """How long requests may go on once the process is to stop."""
 
+DRAIN_SECONDS = 2.0
+"""How long open connections may bring one more request once the process is to stop."""
+
+_LOOK_EVERY_SECONDS = 0.02
+
 KEEP_ALIVE_SECONDS = 75
 """Longer than the idle time of the usual proxies, which would else meet closed connections."""
 
@@ -34,6 +40,7 @@ log = structlog.get_logger(__name__)
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 whose heads are bounded, in bytes and time, and whose refusals are problems."""
 
+    _draining = False
     _heads = 0
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -68,6 +75,17 @@ class Protocol(HttpToolsProtocol):
         """Pass the request on."""
         self._end_head()
         super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def drain(self) -> None:
+        """Close with the answer to the request under way, or to the next one.
+
+        A client that knows of no end may be sending it already, so nothing is cut off here.
+        """
+        self._draining = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, and close."""
@@ -121,6 +139,28 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Take no new connection, finish what is under way, close the resources."""
+        log.info("api_stopping")
         self._app.state.resources.waiters.close()
+        # Connections that were made by now are in the kernel's queue, and would be reset.
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
+        for listener in self.servers:
+            listener.close()
+        await self._drain()
         await super().shutdown(sockets)
         log.info("api_stopped")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End in peace; at once when it is asked for again."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DRAIN_SECONDS
+        while (connections := self.server_state.connections) and not self.force_exit:
+            for connection in connections:
+                if isinstance(connection, Protocol):
+                    connection.drain()
+            if loop.time() > until:
+                break
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import asyncpg
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
@@ -15,6 +16,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
+from taskflow_api.late_commits import LateCommits
 
 RETRY_SECONDS = 5.0
 """For how long a batch is sent again while PostgreSQL doesn't take it."""
@@ -28,6 +30,15 @@ WAITING_BATCHES = 10
 """How many batches may wait; what comes beyond them is refused, which bounds the memory."""
 
 _UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+_UNANSWERED: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+"""After these PostgreSQL may still commit what it was sent; its own errors say that it doesn't."""
+
 _SERVICE = "PostgreSQL"
 
 Written = TypeVar("Written")
@@ -43,6 +54,7 @@ class Submissions:
     def __init__(self, database: Database, relay: Relay, *, batch_size: int) -> None:
         self._database = database
         self._relay = relay
+        self._late_commits = LateCommits(database, relay)
         self._batcher: Batcher[Weighed, Answer] = Batcher(
             self._write_batch,
             max_items=batch_size,
@@ -85,8 +97,11 @@ class Submissions:
 
     async def close(self) -> None:
         """Take nothing more, and return when everything that was taken is committed."""
-        await self._batcher.close()
-        await asyncio.gather(*self._alone, return_exceptions=True)
+        try:
+            await self._batcher.close()
+            await asyncio.gather(*self._alone, return_exceptions=True)
+        finally:
+            await self._late_commits.close()
 
     async def _write_batch(self, batch: Sequence[Weighed]) -> Sequence[Answer]:
         jobs = [job for job, _ in batch]
@@ -94,9 +109,7 @@ class Submissions:
         def write(connection: Connection) -> Awaitable[list[Answer]]:
             return submit(connection, jobs, with_pointers=self._relay.ready)
 
-        answers = await self._persist(write)
-        self._publish(jobs, answers)
-        return answers
+        return await self._commit(jobs, write)
 
     async def _submit_alone(self, job: NewJob) -> Answer:
         # In a task of its own, so that a caller who leaves can't cut the commit from its pointer.
@@ -111,12 +124,34 @@ class Submissions:
             task.exception()  # Marks it as seen where the caller has gone.
 
     async def _write_alone(self, job: NewJob) -> Answer:
-        def write(connection: Connection) -> Awaitable[Answer]:
-            return submit_alone(connection, job, with_pointers=self._relay.ready)
+        async def write(connection: Connection) -> list[Answer]:
+            return [await submit_alone(connection, job, with_pointers=self._relay.ready)]
 
-        answer = await self._persist(write)
-        self._publish([job], [answer])
+        (answer,) = await self._commit([job], write)
         return answer
+
+    async def _commit(
+        self, jobs: Sequence[NewJob], write: Callable[[Connection], Awaitable[list[Answer]]]
+    ) -> list[Answer]:
+        """Write these jobs and have their pointers published, also those committed too late."""
+        in_doubt = False
+
+        async def send(connection: Connection) -> list[Answer]:
+            nonlocal in_doubt
+            try:
+                return await write(connection)
+            except _UNANSWERED:
+                in_doubt = True
+                raise
+
+        try:
+            answers = await self._persist(send)
+        except ServiceUnavailable:
+            if in_doubt:
+                self._late_commits.watch(job.id for job in jobs)
+            raise
+        self._publish(jobs, answers)
+        return answers
 
     async def _persist(self, write: Callable[[Connection], Awaitable[Written]]) -> Written:
         """Call `write`, and again with the same ids while PostgreSQL is away."""

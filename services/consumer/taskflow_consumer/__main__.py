@@ -24,8 +24,8 @@ BUILT_IN_HANDLERS = ("taskflow_consumer.handlers.trial",)
 log = structlog.get_logger(__name__)
 
 
-async def work(settings: ConsumerSettings, registry: Registry) -> None:
-    """Run until a signal asks for the end; a second one asks for it at once."""
+async def work(settings: ConsumerSettings, registry: Registry) -> int:
+    """Run until a signal asks for the end, a second one at once, or a limit does; the exit code."""
     shutdown = Shutdown()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -33,7 +33,8 @@ async def work(settings: ConsumerSettings, registry: Registry) -> None:
     await run(settings, registry, shutdown)
     if len(asyncio.all_tasks()) > 1:
         # A handler that swallows its cancellation would keep the loop from closing, for ever.
-        leave(0)
+        leave(shutdown.exit_code)
+    return shutdown.exit_code
 
 
 def leave(exit_code: int) -> NoReturn:
@@ -51,13 +52,12 @@ def main() -> int:
         logging.getLogger().addHandler(LogCapture())
         logging.captureWarnings(capture=True)
         registry = Registry.from_modules([*BUILT_IN_HANDLERS, *settings.handlers])
-        uvloop.run(work(settings, registry))
+        return uvloop.run(work(settings, registry))
     except (ConfigurationError, SchemaBehind) as error:
         exit_with(error)
     except Exception:
         log.exception("consumer_failed")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

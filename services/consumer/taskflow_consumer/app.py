@@ -35,13 +35,15 @@ from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.heartbeat import Heartbeat
+from taskflow_consumer.last_words import AT_ONCE_SECONDS, LastWords
 from taskflow_consumer.middleware.stop import StopReason
 from taskflow_consumer.notes import CheckpointWriter
+from taskflow_consumer.renewal import Renewal
 from taskflow_consumer.shutdown import Shutdown
 from taskflow_consumer.subscriber import Claimer, Subscriber
 
-STOP_TAKING_SECONDS = 10.0
-"""How long a claim in flight may take to come back once the end was asked for."""
+RELEASE_SECONDS = 6.0
+"""How much of the last words' time jobs have that are handed back; outcomes go on beyond it."""
 
 _DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 log = structlog.get_logger(__name__)
@@ -68,21 +70,30 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         SchemaBehind: the database lacks migrations.
         ConfigurationError: the database refuses us or doesn't answer.
     """
+    last_words = LastWords()
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(resources.database(settings))
+        # First in, last out: haste may be asked for until the end.
+        await stack.enter_async_context(_hastened(shutdown, last_words))
+        database = await stack.enter_async_context(resources.database(settings, last_words))
         if not await is_ready_before(shutdown.wait, database):
             return
         me = _identity(settings, registry)
-        say = await stack.enter_async_context(_registered(database, settings, registry, me))
+        say = await stack.enter_async_context(
+            _registered(database, settings, registry, me, last_words)
+        )
         amqp_url = settings.amqp_url.get_secret_value()
         # An alarm in the broker blocks connections that publish, and only those.
-        consuming = await stack.enter_async_context(resources.broker(amqp_url, "consume"))
-        publishing = await stack.enter_async_context(resources.broker(amqp_url, "publish"))
+        consuming = await stack.enter_async_context(
+            resources.broker(amqp_url, "consume", last_words)
+        )
+        publishing = await stack.enter_async_context(
+            resources.broker(amqp_url, "publish", last_words)
+        )
         publisher = Publisher(publishing, timeout_seconds=settings.amqp_publish_timeout_seconds)
-        relay = await stack.enter_async_context(resources.relay(publisher, database))
+        relay = await stack.enter_async_context(resources.relay(publisher, database, last_words))
         object_store = await stack.enter_async_context(resources.object_store(settings))
         shipper = await stack.enter_async_context(
-            resources.log_shipper(object_store, database, settings, me.worker_id)
+            resources.log_shipper(object_store, database, settings, me.worker_id, last_words)
         )
         # Bound late: the executor keeps its leases by the heartbeat.
         heartbeat = _heartbeat(settings, me, cancel=lambda *args: executor.cancel(*args))  # noqa: PLW0108
@@ -90,7 +101,9 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         await stack.enter_async_context(resources.beating(heartbeat))
         executor = Executor(
             registry,
-            recorder=await stack.enter_async_context(resources.recorder(database, relay)),
+            recorder=await stack.enter_async_context(
+                resources.recorder(database, relay, last_words)
+            ),
             leases=heartbeat,
             log_shipper=shipper,
             artifacts=ArtifactStore(object_store),
@@ -101,6 +114,11 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
             result_max_bytes=settings.result_max_bytes,
             log=structlog.get_logger("taskflow_consumer.executor"),
             random=random.Random(),  # noqa: S311 - jitter, not a secret
+        )
+        renewal = Renewal(
+            executor,
+            max_jobs=settings.max_jobs_per_process,
+            max_memory_mib=settings.max_memory_mib,
         )
         await executor.warm_up()
         subscriber = Subscriber(
@@ -115,45 +133,93 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         )
         log.info("consumer_started", worker_id=str(me.worker_id), queues=me.queues)
         try:
-            await _work(subscriber, shutdown)
+            await _work(subscriber, renewal, shutdown)
         finally:
             log.info("consumer_stopping", running=executor.concurrency - executor.free)
             # On the side: a database that is frozen must not hold up the end.
             draining = asyncio.create_task(say(WorkerState.DRAINING))
-            await _wind_down(subscriber, executor, shutdown, settings.shutdown_grace_seconds)
-            await draining
+            grace_seconds = settings.shutdown_grace_seconds
+            await _wind_down(subscriber, executor, shutdown, last_words, grace_seconds)
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
     log.info("consumer_stopped", worker_id=str(me.worker_id))
 
 
-async def _work(subscriber: Subscriber, shutdown: Shutdown) -> None:
-    """Take jobs until the end is asked for; raise what breaks the subscriber before."""
+async def _work(subscriber: Subscriber, renewal: Renewal, shutdown: Shutdown) -> None:
+    """Take jobs until the end is asked for; raise what breaks before."""
     subscriber.start()
     asked = asyncio.create_task(shutdown.wait())
-    working = asyncio.create_task(subscriber.wait())
-    await asyncio.wait({asked, working}, return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-    if working.done():
-        working.result()
-    working.cancel()
+    working = [
+        asyncio.create_task(subscriber.wait()),
+        asyncio.create_task(renewal.watch(shutdown)),
+    ]
+    done, _ = await asyncio.wait({asked, *working}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (asked, *working):
+        task.cancel()
+    for task in done:
+        task.result()
 
 
 async def _wind_down(
-    subscriber: Subscriber, executor: Executor, shutdown: Shutdown, grace_seconds: float
+    subscriber: Subscriber,
+    executor: Executor,
+    shutdown: Shutdown,
+    last_words: LastWords,
+    grace_seconds: float,
 ) -> None:
-    """Take nothing more; wait for what runs, until the grace is over or haste is asked for."""
-    broken = asyncio.create_task(subscriber.stop())
+    """Take nothing more; wait for what runs, until the grace is over or haste is asked for.
+
+    A renewal is in no hurry: what it handed back at the end of a grace could meet renewal after
+    renewal, and never end. Its grace begins with a signal.
+    """
+    stopped = asyncio.create_task(subscriber.stop())
+    if shutdown.is_renewal:
+        await _first_of(executor.wait_settled(), shutdown.wait_signal())
     hurry = asyncio.create_task(_drain_at_once(executor, shutdown))
-    await asyncio.wait({broken}, timeout=STOP_TAKING_SECONDS)
-    await executor.drain(grace_seconds)
-    hurry.cancel()
-    broken.cancel()
-    await asyncio.gather(hurry, broken, return_exceptions=True)
+    grace = asyncio.get_running_loop().call_later(grace_seconds, last_words.begin)
+    try:
+        await executor.drain(grace_seconds, RELEASE_SECONDS)
+        last_words.begin()
+        # A claim that was in flight brings jobs to be handed back.
+        await last_words.bound(asyncio.wait({stopped}))
+        await executor.drain(0, last_words.left())
+    finally:
+        grace.cancel()
+        hurry.cancel()
+        stopped.cancel()
+        await asyncio.gather(hurry, stopped, return_exceptions=True)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _drain_at_once(executor: Executor, shutdown: Shutdown) -> None:
     await shutdown.wait_at_once()
-    log.warning("consumer_stops_at_once")
-    await executor.drain(0)
+    await executor.drain(0, AT_ONCE_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _hastened(shutdown: Shutdown, last_words: LastWords) -> AsyncIterator[None]:
+    """Bring the deadline of the last words forward when haste is asked for."""
+
+    async def hasten() -> None:
+        await shutdown.wait_at_once()
+        log.warning("consumer_stops_at_once")
+        last_words.begin(AT_ONCE_SECONDS)
+
+    hastening = asyncio.create_task(hasten(), name="haste")
+    try:
+        yield
+    finally:
+        hastening.cancel()
+        await asyncio.gather(hastening, return_exceptions=True)
 
 
 def _heartbeat(
@@ -181,7 +247,11 @@ def _identity(settings: ConsumerSettings, registry: Registry) -> Identity:
 
 @contextlib.asynccontextmanager
 async def _registered(
-    database: Database, settings: ConsumerSettings, registry: Registry, me: Identity
+    database: Database,
+    settings: ConsumerSettings,
+    registry: Registry,
+    me: Identity,
+    last_words: LastWords,
 ) -> AsyncIterator[Callable[[WorkerState], Coroutine[Any, Any, None]]]:
     async with database.connection() as connection:
         await register_job_types(
@@ -214,7 +284,7 @@ async def _registered(
     try:
         yield say
     finally:
-        await say(WorkerState.STOPPED)
+        await last_words.bound(say(WorkerState.STOPPED))
 
 
 async def _say(database: Database, me: Identity, state: WorkerState) -> None:

@@ -30,7 +30,9 @@ HANG_AFTER_SECONDS = 10.0
 """How long past its time-out a handler may block this process before that is taken for a hang."""
 PROGRESS_PATIENCE_SECONDS = 1.0
 """How long an outcome waits for the last word on a job's progress."""
-LEAVE_SECONDS = 5.0
+SUSPECTS_ISOLATED = 32
+"""How many jobs that have lost a worker are run apart at a time: each takes a process."""
+LEAVE_SECONDS = 1.0
 """What a supervisor may take to end that is given up."""
 
 
@@ -38,7 +40,8 @@ class Executor:
     """Supervises the attempts of this process, at most `concurrency` at a time. Born in the loop.
 
     `stop_grace_seconds`: what a handler gets to clean up when it is told to stop.
-    `result_patience_seconds`: how long a large result waits for the object store.
+    `result_patience_seconds`: how long a large result waits for the object store. `started`: how
+    many attempts were begun so far; `refused`: of how many the outcome was refused as stale.
     """
 
     def __init__(
@@ -84,6 +87,8 @@ class Executor:
             ],
             HandlerCall(registry, self._processes, result_max_bytes),
         )
+        self.started = 0
+        self.refused = 0
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._slot_freed = asyncio.Event()
         self._draining = False
@@ -110,8 +115,14 @@ class Executor:
             self._slot_freed.clear()
             await self._slot_freed.wait()
 
+    async def wait_settled(self) -> None:
+        """Return when every outcome is recorded, of jobs that begin meanwhile as well."""
+        while unsettled := [run.settled for run in self._unsettled()]:
+            await asyncio.wait(unsettled)
+
     def start(self, job: ClaimedJob) -> None:
         """Run a job that this process has claimed; once draining has begun, hand it back."""
+        self.started += 1
         run = self._new_run(job)
         self._leases.hold(job.attempt, None)
         if self._draining:
@@ -180,11 +191,13 @@ class Executor:
                 await self._progress.settle(run.attempt)
         recorded = await self._recorder.record(run.attempt, outcome)
         if isinstance(recorded, Stale):
+            self.refused += 1
             self._log.warning(
                 "job_outcome_refused",
                 job_id=str(run.attempt.job_id),
                 attempt=run.attempt.number,
                 outcome=outcome.kind,
+                refused=self.refused,
             )
 
     async def _see_off(self, run: Run) -> None:
@@ -221,7 +234,15 @@ class Executor:
             ),
             stop=stop,
             random=self._random,
+            is_isolated=job_type.isolation == "process" or self._is_to_be_isolated(job),
             settled=asyncio.get_running_loop().create_future(),
+        )
+
+    def _is_to_be_isolated(self, job: ClaimedJob) -> bool:
+        """Whether a job is a suspect: a worker was lost under it, and no other shall be."""
+        suspects = sum(run.is_suspect for run in self._runs.values())
+        return (
+            job.losses > 0 and suspects < SUSPECTS_ISOLATED and self._registry.can_isolate(job.type)
         )
 
     def _unsettled(self) -> list[Run]:

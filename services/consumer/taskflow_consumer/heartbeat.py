@@ -21,7 +21,7 @@ from uuid import UUID
 
 import structlog
 
-from taskflow.jobs.attempts import RENEW
+from taskflow.jobs.attempts import RENEW, SURRENDER
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.workers import BEAT
 from taskflow.patience import pause_seconds
@@ -70,6 +70,7 @@ class Heartbeat:
             "parent_pid": os.getpid(),
             "renew_statement": RENEW,
             "beat_statement": BEAT,
+            "surrender_statement": SURRENDER,
         }
         self._heartbeat_seconds = heartbeat_seconds
         self._on_cancel_requested = on_cancel_requested

@@ -1,8 +1,9 @@
 """The sibling that renews leases: `python -m taskflow_consumer.heartbeat_process <socket fd>`.
 
 It lives and dies with the consumer that started it. It renews exactly the attempts that it was
-handed, so that a claim whose answer was lost dies out; it stops while the consumer is stopped; and
-it kills a consumer that holds an attempt past its deadline, for nothing else could. It imports
+handed, so that a claim whose answer was lost dies out; it stops while the consumer is stopped; it
+kills a consumer that holds an attempt past its deadline, for nothing else could; and when it sees
+the consumer dead it ends the leases, so that the jobs go on elsewhere at once. It imports
 nothing but asyncpg, and is handed its statements along with its settings: every consumer pays for
 the memory of its sibling.
 """
@@ -27,6 +28,7 @@ LONGEST_LOOK_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 1.0
 SHORTEST_TIMEOUT_SECONDS = 1.0
 GOODBYE_SECONDS = 2
+ORPHAN_LOOKS = 50
 
 _AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
@@ -74,6 +76,7 @@ class Sibling:
         self._parent_pid: int = settings["parent_pid"]
         self._renew_statement: str = settings["renew_statement"]
         self._beat_statement: str = settings["beat_statement"]
+        self._surrender_statement: str = settings["surrender_statement"]
         self._look_every = min(LONGEST_LOOK_SECONDS, self._beat_every / 4)
         self._line = line
         self._messages = messages
@@ -95,6 +98,34 @@ class Sibling:
         await asyncio.gather(*others, return_exceptions=True)
         for task in done:
             task.result()
+        if self._holds and await self._is_orphaned():
+            await self._surrender()
+
+    async def _is_orphaned(self) -> bool:
+        """Whether the consumer has died; its end of the line closes a moment before."""
+        for _ in range(ORPHAN_LOOKS):
+            if os.getppid() != self._parent_pid:
+                return True
+            await asyncio.sleep(GOODBYE_SECONDS / 4 / ORPHAN_LOOKS)
+        return False
+
+    async def _surrender(self) -> None:
+        """End the leases of a consumer that is dead: nobody has to wait until they run out."""
+        holds = [hold for hold in self._holds.values() if not hold.lost]
+        try:
+            connection = await self._connect()
+            await connection.execute(
+                self._surrender_statement,
+                [hold.job_id for hold in holds],
+                [hold.attempt for hold in holds],
+                self._worker_id,
+            )
+        except _AWAY as error:
+            _say_for_parent("leases_not_surrendered", error=str(error), jobs=len(holds))
+        else:
+            _say_for_parent("consumer_died", worker_id=self._worker_id, jobs=len(holds))
+        finally:
+            self._disconnect()
 
     async def _listen(self) -> None:
         async for message in self._messages:

@@ -109,5 +109,8 @@ class CheckpointWriter:
                 await asyncio.sleep(pause_seconds(failures))
             else:
                 if not saved:
+                    log.warning(
+                        "checkpoint_refused", job_id=str(attempt.job_id), attempt=attempt.number
+                    )
                     raise JobStopped
                 return

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -17,10 +18,21 @@ from taskflow.patience import pause_seconds
 from taskflow.relay import Burial, Dispatch, Relay, Sending
 
 MAX_BATCH = 100
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between two tries at an outcome that nobody knows how to record."""
 
 Finished = tuple[Attempt, Outcome]
 Verdict = Recorded | Stale
 
+
+@dataclass(frozen=True, slots=True)
+class _Unrecorded:
+    """What should not happen did: this outcome alone can't be recorded now."""
+
+    error: Exception
+
+
+_UNSTORABLE = "outcome_not_storable"
 _UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 log = structlog.get_logger(__name__)
 
@@ -34,19 +46,36 @@ class Recorder:
     def __init__(self, database: Database, relay: Relay) -> None:
         self._database = database
         self._relay = relay
-        self._batcher: Batcher[Finished, Verdict] = Batcher(
+        self._batcher: Batcher[Finished, Verdict | _Unrecorded] = Batcher(
             self._write, max_items=MAX_BATCH, max_waiting=1_000_000
         )
 
     async def record(self, attempt: Attempt, outcome: Outcome) -> Verdict:
-        """Record an outcome, however long it takes; `Stale`: the job has moved on without us."""
-        return await self._batcher.submit((attempt, outcome))
+        """Record an outcome, however long it takes; `Stale`: the job has moved on without us.
+
+        An error that is neither an outage nor the outcome's fault (a schema that is being changed,
+        a defect) is said again and again while the outcome is held: the work is done, and to let
+        go of it would be to have it done once more.
+        """
+        failures = 0
+        while isinstance(verdict := await self._batcher.submit((attempt, outcome)), _Unrecorded):
+            failures += 1
+            log.error(
+                "outcome_held",
+                job_id=str(attempt.job_id),
+                attempt=attempt.number,
+                outcome=outcome.kind,
+                failures=failures,
+                exc_info=verdict.error,
+            )
+            await asyncio.sleep(pause_seconds(failures, last=LONGEST_PAUSE_SECONDS))
+        return verdict
 
     async def close(self) -> None:
         """Return when every outcome is recorded; cancel the call to give up."""
         await self._batcher.close()
 
-    async def _write(self, finished: Sequence[Finished]) -> Sequence[Verdict]:
+    async def _write(self, finished: Sequence[Finished]) -> Sequence[Verdict | _Unrecorded]:
         failures = 0
         while True:
             try:
@@ -65,31 +94,33 @@ class Recorder:
                 )
                 return verdicts
 
-    async def _finish(self, finished: Sequence[Finished]) -> list[Verdict]:
-        """Halve a batch that PostgreSQL refuses, until the one bad outcome stands alone."""
+    async def _finish(self, finished: Sequence[Finished]) -> list[Verdict | _Unrecorded]:
+        """Halve a batch that fails, until the one outcome that does it stands alone."""
         try:
             async with self._database.connection() as connection:
-                return await finish(connection, finished)
-        except asyncpg.DataError as error:
+                return [*await finish(connection, finished)]
+        except _UNREACHABLE:
+            raise
+        except Exception as error:  # noqa: BLE001 - said in full by whoever waits for the outcome
             if len(finished) == 1:
-                return await self._finish([_unstorable(finished[0], error)])
+                return [await self._finish_alone(finished[0], error)]
             middle = len(finished) // 2
             first = await self._finish(finished[:middle])
             return first + await self._finish(finished[middle:])
 
+    async def _finish_alone(self, finished: Finished, error: Exception) -> Verdict | _Unrecorded:
+        attempt, outcome = finished
+        if not isinstance(error, asyncpg.DataError) or (
+            outcome.error is not None and outcome.error.type == _UNSTORABLE
+        ):
+            return _Unrecorded(error)
+        problem = JobError(_UNSTORABLE, f"PostgreSQL refused the outcome: {error}", retryable=False)
+        (verdict,) = await self._finish([(attempt, Outcome(OutcomeKind.FAILED, error=problem))])
+        return verdict
 
-def _unstorable(finished: Finished, error: asyncpg.DataError) -> Finished:
-    attempt, outcome = finished
-    if outcome.kind is OutcomeKind.FAILED:
-        raise error
-    problem = JobError(
-        "outcome_not_storable", f"PostgreSQL refused the outcome: {error}", retryable=False
-    )
-    return attempt, Outcome(OutcomeKind.FAILED, error=problem)
 
-
-def _what_follows(outcome: Outcome, verdict: Verdict) -> Sending | None:
-    if isinstance(verdict, Stale):
+def _what_follows(outcome: Outcome, verdict: Verdict | _Unrecorded) -> Sending | None:
+    if isinstance(verdict, Stale | _Unrecorded):
         return None
     stamp = verdict.pointer_at or verdict.recorded_at
     pointer = Pointer(verdict.job_id, verdict.lane, verdict.type, stamp)

@@ -1,6 +1,5 @@
-"""A worker's resources: each is opened and laid down in one place."""
+"""A worker's resources: each is opened and laid down in one place, within the last words' time."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -14,18 +13,17 @@ from taskflow.object_store import ObjectStore
 from taskflow.relay import Relay
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer.heartbeat import Heartbeat
+from taskflow_consumer.last_words import LastWords
 from taskflow_consumer.log_shipper import LogShipper
+from taskflow_consumer.log_spool import LogSpool
 from taskflow_consumer.notes import ProgressWriter
 from taskflow_consumer.recorder import Recorder
-
-LAST_WORDS_SECONDS = 10.0
-"""How long outcomes, logs and pointers each may take to be written once the jobs have ended."""
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def database(settings: ConsumerSettings) -> AsyncIterator[Database]:
+async def database(settings: ConsumerSettings, last_words: LastWords) -> AsyncIterator[Database]:
     """The pool for claims and outcomes."""
     database = await open_database(
         settings.database_url.get_secret_value(),
@@ -37,29 +35,34 @@ async def database(settings: ConsumerSettings) -> AsyncIterator[Database]:
     try:
         yield database
     finally:
-        await database.close()
+        await last_words.bound(database.close())
 
 
 @contextlib.asynccontextmanager
-async def broker(url: str, purpose: str) -> AsyncIterator[Broker]:
+async def broker(url: str, purpose: str, last_words: LastWords) -> AsyncIterator[Broker]:
     """A connection for one purpose."""
     broker = Broker(url, name=f"taskflow-consumer-{purpose}")
     broker.start()
     try:
         yield broker
     finally:
-        await broker.close()
+        if not await last_words.bound(broker.close()):
+            log.warning("broker_left_open", purpose=purpose)
 
 
 @contextlib.asynccontextmanager
-async def relay(publisher: Publisher, database: Database) -> AsyncIterator[Relay]:
+async def relay(
+    publisher: Publisher, database: Database, last_words: LastWords
+) -> AsyncIterator[Relay]:
     """What sends retries on their way."""
     relay = Relay(publisher, database)
     relay.start()
     try:
         yield relay
     finally:
-        await relay.stop(LAST_WORDS_SECONDS)
+        # The first half to send, the second to write down what could not be sent.
+        if not await last_words.bound(relay.stop(last_words.left() / 2)):
+            log.warning("relay_left_behind")
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +84,11 @@ async def object_store(settings: ConsumerSettings) -> AsyncIterator[ObjectStore]
 
 @contextlib.asynccontextmanager
 async def log_shipper(
-    store: ObjectStore, database: Database, settings: ConsumerSettings, worker_id: UUID
+    store: ObjectStore,
+    database: Database,
+    settings: ConsumerSettings,
+    worker_id: UUID,
+    last_words: LastWords,
 ) -> AsyncIterator[LogShipper]:
     """What stores the lines of jobs."""
     shipper = LogShipper(
@@ -91,26 +98,34 @@ async def log_shipper(
         flush_seconds=settings.log_flush_seconds,
         attempt_max_bytes=settings.log_attempt_max_bytes,
         buffer_max_bytes=settings.log_buffer_max_bytes,
+        spool=_log_spool(settings, worker_id),
     )
     shipper.start()
     try:
         yield shipper
     finally:
-        await shipper.drain(LAST_WORDS_SECONDS)
+        await last_words.bound(shipper.finish())
+        await shipper.drain(0)
+
+
+def _log_spool(settings: ConsumerSettings, worker_id: UUID) -> LogSpool | None:
+    if not settings.log_spool_max_bytes:
+        return None
+    return LogSpool(settings.log_spool_dir, worker_id, settings.log_spool_max_bytes)
 
 
 @contextlib.asynccontextmanager
-async def recorder(database: Database, relay: Relay) -> AsyncIterator[Recorder]:
+async def recorder(
+    database: Database, relay: Relay, last_words: LastWords
+) -> AsyncIterator[Recorder]:
     """What writes outcomes down; leaving it waits for the last ones."""
     recorder = Recorder(database, relay)
     try:
         yield recorder
     finally:
-        try:
-            await asyncio.wait_for(recorder.close(), LAST_WORDS_SECONDS)
-        except TimeoutError:
+        if not await last_words.bound(recorder.close()):
             # Their leases run out, and the scheduler gives the jobs to others.
-            log.error("outcomes_not_recorded")  # noqa: TRY400 - the stack says nothing
+            log.error("outcomes_not_recorded")
 
 
 @contextlib.asynccontextmanager

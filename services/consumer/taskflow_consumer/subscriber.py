@@ -18,7 +18,7 @@ from pamqp.common import FieldTable
 from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.connection import BROKER_ERRORS, Broker, library_cancellations
 from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
@@ -124,10 +124,11 @@ class Subscriber:
                 await self._first_of(self._broker.wait_connected)
                 if self._stopping.is_set():
                     return
-                await self._open()
-                failures = 0
-                log.info("subscribed", lanes=[lane.key for lane in self._lanes])
-                await self._consume()
+                with library_cancellations():
+                    await self._open()
+                    failures = 0
+                    log.info("subscribed", lanes=[lane.key for lane in self._lanes])
+                    await self._consume()
             except _BROKER_AWAY as error:
                 failures += 1
                 log.warning("subscription_lost", error=str(error) or type(error).__name__)
@@ -140,9 +141,8 @@ class Subscriber:
         # Twice the slots: with a lane's buffer emptied by one batch, a less urgent lane would be
         # served while the broker refills it.
         prefetch = min(2 * self._executor.concurrency, MAX_PREFETCH)
-        async with self._broker.short_channel() as channel:
-            for lane in self._lanes:
-                await topology.declare_lane(channel, lane)
+        for lane in self._lanes:
+            await self._broker.ensure_lane(lane)
         for lane in self._lanes:
             keeper = await self._broker.channel()
             self._consumers.append(
@@ -160,7 +160,8 @@ class Subscriber:
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             try:
-                await consumer.close()
+                with library_cancellations():
+                    await consumer.close()
             except _BROKER_AWAY as error:
                 log.debug("lane_close_failed", lane=consumer.lane.key, error=str(error))
 
@@ -296,6 +297,11 @@ class Subscriber:
                 self._lost.set()
 
     async def _forgotten_lanes(self) -> list[str]:
+        """Lanes in which messages wait for nobody, though we consume them.
+
+        0 consumers alone is what RabbitMQ also says where a queue's leader doesn't answer, along
+        with 0 messages.
+        """
         forgotten = []
         for consumer in self._consumers:
             if not consumer.consumes:
@@ -304,7 +310,8 @@ class Subscriber:
                 queue = await channel.declare_queue(
                     topology.lane_queue(consumer.lane), passive=True
                 )
-                if not queue.declaration_result.consumer_count and consumer.consumes:
+                found = queue.declaration_result
+                if found.message_count and not found.consumer_count and consumer.consumes:
                     forgotten.append(consumer.lane.key)
         return forgotten
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from taskflow.broker.connection import BROKER_ERRORS
+from taskflow.broker.connection import OUTAGE_ERRORS, library_cancellations
 from taskflow.db.pool import TRANSIENT_ERRORS
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.patience import pause_seconds
@@ -18,9 +18,12 @@ JITTER = 0.2
 Round = Callable[[], Awaitable[bool]]
 """One slice of a loop's work; True: there is more, go on at once."""
 
+Watch = Callable[[], Awaitable[None]]
+"""What a loop does in place of a round while another process leads."""
+
 _AWAY: tuple[type[BaseException], ...] = (
     *TRANSIENT_ERRORS,
-    *BROKER_ERRORS,
+    *OUTAGE_ERRORS,
     ServiceUnavailable,
     PublishFailed,
 )
@@ -32,13 +35,20 @@ class PeriodicLoop:
     """Repeats a round and outlives its errors; `bugs` counts those that no outage explains."""
 
     def __init__(
-        self, name: str, round_: Round, *, every_seconds: float, leads: Callable[[], bool]
+        self,
+        name: str,
+        round_: Round,
+        *,
+        every_seconds: float,
+        leads: Callable[[], bool],
+        watch: Watch | None = None,
     ) -> None:
         self.bugs = 0
         self._name = name
         self._round = round_
         self._every = every_seconds
         self._leads = leads
+        self._watch = watch
         self._stopping = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
 
@@ -62,18 +72,25 @@ class PeriodicLoop:
         failures = 0
         while not self._stopping.is_set():
             more = False
-            if self._leads():
-                try:
-                    more = await self._round()
-                    failures = 0
-                except _AWAY as error:
-                    failures += 1
-                    self._report_away(error, failures)
-                except Exception:
-                    failures += 1
-                    self.bugs += 1
-                    log.exception("round_broke", loop=self._name, bugs=self.bugs)
+            try:
+                with library_cancellations():
+                    more = await self._act()
+                failures = 0
+            except _AWAY as error:
+                failures += 1
+                self._report_away(error, failures)
+            except Exception:
+                failures += 1
+                self.bugs += 1
+                log.exception("round_broke", loop=self._name, bugs=self.bugs)
             await self._pause(more=more, failures=failures)
+
+    async def _act(self) -> bool:
+        if self._leads():
+            return await self._round()
+        if self._watch is not None:
+            await self._watch()
+        return False
 
     async def _pause(self, *, more: bool, failures: int) -> None:
         if more:

@@ -7,7 +7,9 @@ anew with jittered backoff, and whoever holds a channel opens another one when i
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+import random
+from collections.abc import AsyncIterator, Iterator
 
 import aio_pika
 import aiormq.exceptions
@@ -17,33 +19,76 @@ from yarl import URL
 
 from taskflow.broker import topology
 from taskflow.errors import ServiceUnavailable
+from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
 
 HEARTBEAT_SECONDS = 5
-CONNECT_TIMEOUT_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 4.0
+"""For TCP and the handshake: a frozen node's kernel accepts for it, and another node may answer."""
+ANSWER_TIMEOUT_SECONDS = 10.0
+"""For what waits for all nodes of a cluster, of which one may be silent for a while."""
 CANCEL_AGAIN_SECONDS = 0.2
 LAST_ATTEMPT_SECONDS = 1.0
+ALARM_LOOK_SECONDS = 0.2
 
-BROKER_ERRORS: tuple[type[BaseException], ...] = (
+OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
     aiormq.exceptions.AMQPError,
-    # aiormq's ChannelInvalidStateError is one, and uvloop's word for a transport that was closed.
-    RuntimeError,
+    aiormq.exceptions.ChannelInvalidStateError,
     OSError,
     TimeoutError,
 )
-"""What a broker that is away, refuses or is slow makes aio-pika raise."""
+"""What a broker that is away, refuses or is slow makes aio-pika raise, and no defect does."""
+
+BROKER_ERRORS: tuple[type[BaseException], ...] = (
+    *OUTAGE_ERRORS,
+    # uvloop's word for a transport that was closed; so this is for calls of aio-pika alone.
+    RuntimeError,
+)
+"""What a call of aio-pika may raise while the broker is away."""
 
 log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def library_cancellations() -> Iterator[None]:
+    """Make a cancellation that nobody has asked for an outage.
+
+    When aiormq gives a connection up it cancels whoever waits for an answer on it, which would
+    end their tasks without a word.
+
+    Raises:
+        ServiceUnavailable: that is what happened.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ServiceUnavailable("RabbitMQ", "the connection was given up") from error
+
+
+def node_urls(amqp_url: str) -> list[str]:
+    """The addresses that are named, with commas between them; a comma within one is `%2C`."""
+    return [each.strip() for each in amqp_url.split(",")]
 
 
 class Broker:
     """One connection for one purpose: an alarm that blocks publishers must not block consumers."""
 
     def __init__(self, url: str, *, name: str) -> None:
-        self._url = URL(url).update_query(heartbeat=HEARTBEAT_SECONDS, name=name)
+        """`url` may name several nodes of a cluster, with commas between them."""
+        urls = [
+            URL(each).update_query(heartbeat=HEARTBEAT_SECONDS, name=name)
+            for each in node_urls(url)
+        ]
+        # Each process begins with another one, so that a cluster's nodes have a share each.
+        self._urls = itertools.cycle(random.sample(urls, len(urls)))
+        self._url = next(self._urls)
         self._name = name
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
+        self._in_alarm = False
         self._supervisor: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self.last_error: str | None = None
@@ -53,6 +98,11 @@ class Broker:
     def connected(self) -> bool:
         """Whether there is a connection now, as far as this side can tell."""
         return self._up.is_set()
+
+    @property
+    def in_alarm(self) -> bool:
+        """Whether the broker has said that it takes no messages from this connection for now."""
+        return self._in_alarm
 
     async def wait_connected(self) -> None:
         """Return when there is a connection."""
@@ -96,7 +146,8 @@ class Broker:
             channel = connection.channel(
                 publisher_confirms=publisher_confirms, on_return_raises=publisher_confirms
             )
-            await asyncio.wait_for(channel.initialize(), CONNECT_TIMEOUT_SECONDS)
+            with library_cancellations():
+                await asyncio.wait_for(channel.initialize(), ANSWER_TIMEOUT_SECONDS)
         except BROKER_ERRORS as error:
             raise ServiceUnavailable("RabbitMQ", _said(error)) from error
         return channel
@@ -109,7 +160,35 @@ class Broker:
             yield channel
         finally:
             with contextlib.suppress(*BROKER_ERRORS):
-                await asyncio.wait_for(channel.close(), CONNECT_TIMEOUT_SECONDS)
+                await asyncio.wait_for(channel.close(), ANSWER_TIMEOUT_SECONDS)
+
+    async def declare_topology(self) -> None:
+        """Declare all that doesn't depend on a queue's name, in case it was deleted meanwhile.
+
+        Raises:
+            ServiceUnavailable: there is no connection, or the broker refuses a declaration.
+        """
+        async with self.short_channel() as channel:
+            try:
+                await asyncio.wait_for(topology.declare(channel), ANSWER_TIMEOUT_SECONDS)
+            except BROKER_ERRORS as error:
+                raise ServiceUnavailable("RabbitMQ", _said(error)) from error
+
+    async def ensure_lane(self, lane: Lane) -> None:
+        """Declare a lane that has no queue. One that only lacks its binding is not found.
+
+        Nobody else may open a channel of this connection meanwhile: aiormq gives the number of one
+        that the broker closes to the next before it has said so, which costs the connection.
+
+        Raises:
+            ServiceUnavailable: there is no connection.
+        """
+        try:
+            async with self.short_channel() as channel:
+                await channel.get_queue(topology.lane_queue(lane))
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            async with self.short_channel() as channel:
+                await topology.declare_lane(channel, lane)
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -117,38 +196,61 @@ class Broker:
             lost = asyncio.Event()
             try:
                 self._attempt = asyncio.create_task(self._connect(lost), name="broker-attempt")
-                await self._attempt
+                with library_cancellations():
+                    await self._attempt
             except Exception as error:  # noqa: BLE001 - whatever it was, without a connection we end
                 failures += 1
                 self._report(error, failures)
+                self._url = next(self._urls)
                 await asyncio.sleep(pause_seconds(failures))
                 continue
             failures = 0
             self.last_error = None
             self._up.set()
             log.info("broker_connected", connection=self._name)
-            await lost.wait()
+            await self._watch_alarms(lost)
             self._up.clear()
             log.warning("broker_connection_lost", connection=self._name)
+            self._url = next(self._urls)
             # A broker that hangs up on everybody is not to be stormed by everybody at once.
             await asyncio.sleep(pause_seconds(1))
+
+    async def _watch_alarms(self, lost: asyncio.Event) -> None:
+        """Keep `in_alarm` true to what the broker says, until the connection is lost."""
+        ended = asyncio.create_task(lost.wait(), name="broker-lost")
+        try:
+            while not lost.is_set():
+                open_again = asyncio.create_task(self._wait_out_alarm(), name="broker-alarm")
+                await asyncio.wait({ended, open_again}, timeout=ALARM_LOOK_SECONDS)
+                if not (open_again.done() or lost.is_set()):
+                    self._in_alarm = True
+                    log.warning("broker_in_alarm", connection=self._name)
+                    await asyncio.wait({ended, open_again}, return_when=asyncio.FIRST_COMPLETED)
+                    self._in_alarm = False
+                    log.info("broker_alarm_over", connection=self._name)
+                open_again.cancel()
+                await asyncio.gather(open_again, return_exceptions=True)
+                await asyncio.wait({ended}, timeout=ALARM_LOOK_SECONDS)
+        finally:
+            self._in_alarm = False
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
+    async def _wait_out_alarm(self) -> None:
+        """Return when the broker takes messages, at once if it does now."""
+        if self._connection is not None and self._connection.transport is not None:
+            await self._connection.transport.connection.ready()
 
     async def _connect(self, lost: asyncio.Event) -> None:
         connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
         self._connection = connection
         connection.close_callbacks.add(lambda *_: lost.set())
         try:
-            channel = connection.channel(publisher_confirms=False)
-            await asyncio.wait_for(self._declare(channel), CONNECT_TIMEOUT_SECONDS)
+            await asyncio.wait_for(_complete_topology(connection), ANSWER_TIMEOUT_SECONDS)
         except BaseException:
             with contextlib.suppress(*BROKER_ERRORS):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_SECONDS)
             raise
-
-    async def _declare(self, channel: AbstractChannel) -> None:
-        await channel.initialize()
-        await topology.declare(channel)
-        await channel.close()
 
     def _report(self, error: BaseException, failures: int) -> None:
         self.last_error = _said(error)
@@ -163,6 +265,24 @@ class Broker:
                 failures=failures,
                 exc_info=None if isinstance(error, BROKER_ERRORS) else error,
             )
+
+
+async def _complete_topology(connection: AbstractConnection) -> None:
+    """Declare what is missing, and nothing where all is there.
+
+    A declaration may have to wait for a silent node; a look never does. What it can't see is a
+    binding that is missing alone: the leading scheduler declares everything again and again.
+    """
+    looking = connection.channel(publisher_confirms=False)
+    await looking.initialize()
+    try:
+        await topology.look(looking)
+        await looking.close()
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        declaring = connection.channel(publisher_confirms=False)
+        await declaring.initialize()
+        await topology.declare(declaring)
+        await declaring.close()
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -5,22 +5,34 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import aiormq
+import structlog
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.connection import BROKER_ERRORS, Broker, library_cancellations
 from taskflow.broker.message import REASON_HEADER, encode
-from taskflow.errors import PublishFailed, ServiceUnavailable
+from taskflow.errors import PublishFailed, PublishTimedOut, ServiceUnavailable
 from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 
+log = structlog.get_logger(__name__)
+
 _UNREACHABLE: tuple[type[BaseException], ...] = (*BROKER_ERRORS, ServiceUnavailable)
+_MISSING: tuple[type[BaseException], ...] = (
+    aiormq.exceptions.ChannelNotFoundEntity,
+    aiormq.exceptions.PublishError,
+)
+"""What says that an exchange or the queue behind it is gone, while the connection lives."""
 
 
 class Publisher:
-    """One long-lived channel; many messages may be in flight on it at once."""
+    """One long-lived channel; many messages may be in flight on it at once.
+
+    Where a message finds no exchange or no queue, the topology is declared again and the message
+    sent once more: a broker may be emptied at any time.
+    """
 
     def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
         self._broker = broker
@@ -28,11 +40,13 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         self._declared: set[Lane] = set()
+        self._declaring = asyncio.Lock()
+        self._declarations = 0
 
     @property
     def ready(self) -> bool:
         """Whether publishing has a chance now."""
-        return self._broker.connected
+        return self._broker.connected and not self._broker.in_alarm
 
     async def publish(self, pointer: Pointer) -> None:
         """Put a pointer into its job's lane.
@@ -40,9 +54,7 @@ class Publisher:
         Raises:
             PublishFailed: not confirmed in time; the message may have arrived all the same.
         """
-        async with self._failures():
-            await self._declare_lane(pointer.lane)
-            await self._send(encode(pointer), topology.JOBS_EXCHANGE, pointer.lane.key)
+        await self._publish(encode(pointer), topology.JOBS_EXCHANGE, pointer.lane.key, pointer.lane)
 
     async def publish_later(self, pointer: Pointer, delay_seconds: float) -> None:
         """Put a pointer on the rung that brings it to its lane after `delay_seconds` at most.
@@ -51,10 +63,8 @@ class Publisher:
             PublishFailed: as `publish`.
         """
         exchange = topology.retry_exchange(rung_for(delay_seconds))
-        async with self._failures():
-            # The way back from the rung ends in the lane, so the lane must be there by then.
-            await self._declare_lane(pointer.lane)
-            await self._send(encode(pointer), exchange, pointer.lane.key)
+        # The way back from the rung ends in the lane, so the lane must be there by then.
+        await self._publish(encode(pointer), exchange, pointer.lane.key, pointer.lane)
 
     async def publish_dead(self, message: Message, routing_key: str, reason: str) -> None:
         """Put a message that leads nowhere, or a failed job's pointer, among the dead.
@@ -63,18 +73,35 @@ class Publisher:
             PublishFailed: as `publish`.
         """
         message.headers[REASON_HEADER] = reason
+        await self._publish(message, topology.DEAD_EXCHANGE, routing_key)
+
+    async def _publish(
+        self, message: Message, exchange: str, routing_key: str, lane: Lane | None = None
+    ) -> None:
         async with self._failures():
-            await self._send(message, topology.DEAD_EXCHANGE, routing_key)
+            seen = self._declarations
+            try:
+                await self._declare_lane(lane)
+                await self._send(message, exchange, routing_key)
+            except _MISSING:
+                await self._declare_all(seen)
+                await self._declare_lane(lane)
+                await self._send(message, exchange, routing_key)
 
     @contextlib.asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._timeout):
-                yield
+            with library_cancellations():
+                async with asyncio.timeout(self._timeout):
+                    yield
+        except TimeoutError as error:
+            raise PublishTimedOut(f"not confirmed within {self._timeout:g} s") from error
         except _UNREACHABLE as error:
             raise PublishFailed(str(error) or type(error).__name__) from error
 
     async def _send(self, message: Message, exchange: str, routing_key: str) -> None:
+        if self._broker.in_alarm:
+            raise ServiceUnavailable("RabbitMQ", "it is in alarm and takes no messages")
         underlay = await (await self._open_channel()).get_underlay_channel()
         confirmation = await underlay.basic_publish(
             message.body,
@@ -96,9 +123,18 @@ class Publisher:
                 self._channel = await self._broker.channel(publisher_confirms=True)
             return self._channel
 
-    async def _declare_lane(self, lane: Lane) -> None:
+    async def _declare_all(self, seen: int) -> None:
+        """Declare the topology, unless somebody has done so since `seen`: a window fails as one."""
+        async with self._declaring:
+            if self._declarations == seen:
+                log.warning("topology_missing")
+                await self._broker.declare_topology()
+                self._declared.clear()
+                self._declarations += 1
+
+    async def _declare_lane(self, lane: Lane | None) -> None:
         await self._open_channel()
-        if lane in self._declared:
+        if lane is None or lane in self._declared:
             return
         async with self._broker.short_channel() as channel:
             await topology.declare_lane(channel, lane)

@@ -4,6 +4,7 @@ Arguments of a queue can't be changed later, so what may change belongs in a pol
 here holds on RabbitMQ 3.10 and on 4.x; the reasons are in docs/decisions/0003-broker.md.
 """
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from aio_pika import ExchangeType
@@ -61,6 +62,30 @@ def _retry_arguments(rung_seconds: int) -> FieldTable:
         "x-overflow": "reject-publish",
         "x-max-length": RETRY_QUEUE_MAX_MESSAGES,
     }
+
+
+EXCHANGES: Mapping[str, ExchangeType] = {
+    JOBS_EXCHANGE: ExchangeType.TOPIC,
+    DEAD_EXCHANGE: ExchangeType.TOPIC,
+    UNROUTED_EXCHANGE: ExchangeType.FANOUT,
+    CONTROL_EXCHANGE: ExchangeType.TOPIC,
+    EVENTS_EXCHANGE: ExchangeType.TOPIC,
+    **{retry_exchange(rung): ExchangeType.FANOUT for rung in LADDER_SECONDS},
+}
+QUEUES = (UNROUTED_QUEUE, DEAD_QUEUE, *(retry_exchange(rung) for rung in LADDER_SECONDS))
+"""What `declare` declares."""
+
+
+async def look(channel: AbstractChannel) -> None:
+    """See that all that `declare` declares is there, but for bindings.
+
+    Raises:
+        ChannelNotFoundEntity: something is missing; the channel is closed.
+    """
+    for name in EXCHANGES:
+        await channel.get_exchange(name)
+    for name in QUEUES:
+        await channel.get_queue(name)
 
 
 async def declare(channel: AbstractChannel) -> None:

@@ -235,3 +235,19 @@ log_chunks = Table(
     Index("ix_log_chunks_job", "job_id", "id"),
     UniqueConstraint("object_key", "byte_offset"),
 )
+
+# What deleted jobs have left in the object store; written in the transaction that deletes them.
+pending_erasures = Table(
+    "pending_erasures",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("job_created_at", _timestamp, nullable=False),
+    # [object key, byte offset, byte length] of each.
+    Column("log_ranges", JSONB, nullable=False),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Index("ix_pending_erasures_due", "due_at"),
+)

@@ -12,17 +12,21 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a session whose end has just arrived.
+    asyncpg.exceptions.InternalClientError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.IdleSessionTimeoutError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.QueryCanceledError,
+    # Whole classes of SQLSTATE: out of disk, memory or connections (53); shut down, ended or
+    # cancelled by a limit (57); a disk that fails (58); a server in disorder (XX). None of them
+    # says anything against the statement.
     asyncpg.InsufficientResourcesError,
-    # A server that was demoted, before our connections are led to its successor.
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # A server that was demoted, before our connections are led to its successor, or one that was
+    # made to take no more for want of room.
     asyncpg.ReadOnlySQLTransactionError,
 )
 """Errors after which the same statement with the same ids may be sent again: all writes of ours

@@ -14,17 +14,23 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobEvent, Priority
 
 UNKNOWN_TYPE_DELAY_SECONDS = 5.0
-"""How long a pointer waits that reached a worker which doesn't know its job's type."""
+UNKNOWN_TYPE_LAST_DELAY_SECONDS = 60.0
+"""How long a pointer waits that reached a worker which doesn't know its job's type: as long again
+as the job has waited by then, within these bounds, so that many of them don't crowd a lane."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker now runs, with what its handler needs."""
+    """A job that this worker now runs, with what its handler needs.
+
+    `losses`: how many attempts of this budget have lost their workers, by this job's fault or not.
+    """
 
     attempt: Attempt
     tenant_id: UUID
@@ -37,6 +43,7 @@ class ClaimedJob:
     attempt_limit: int
     created_at: datetime
     started_at: datetime
+    losses: int = 0
 
     @property
     def attempts_left(self) -> int:
@@ -97,12 +104,15 @@ SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, 
        locked.checkpoint, locked.timeout_seconds, locked.max_attempts, locked.attempt_limit,
        locked.created_at, locked.pointer_at,
        coalesce(claimed.attempt, locked.attempt) AS attempt,
+       CASE WHEN locked.attempt = 0 THEN 0 ELSE {count_losses("locked")} END AS losses,
        coalesce(claimed.started_at, locked.started_at) AS started_at,
        -- A second claim with the same token: the first one's answer was lost.
        claimed.id IS NOT NULL OR (locked.state = 'running' AND locked.claim_token = $3) AS runs,
        locked.state IN {from_states(JobEvent.CLAIM)}
            AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp()) AS waits,
-       extract(epoch FROM locked.run_at - clock_timestamp())::float8 AS seconds_to_run_at
+       extract(epoch FROM locked.run_at - clock_timestamp())::float8 AS seconds_to_run_at,
+       extract(epoch FROM clock_timestamp() - greatest(locked.updated_at, locked.run_at))::float8
+           AS seconds_waited
 FROM locked LEFT JOIN claimed ON claimed.id = locked.id
 """
 
@@ -141,13 +151,19 @@ def _verdict(row: Any, worker_id: UUID) -> Verdict:
             attempt_limit=row["attempt_limit"],
             created_at=row["created_at"],
             started_at=row["started_at"],
+            losses=row["losses"],
         )
     # Without a stamp the scheduler will publish the job itself; this pointer can go.
     if row["waits"] and row["pointer_at"] is not None:
         early = row["seconds_to_run_at"]
-        delay = early if early > 0 else UNKNOWN_TYPE_DELAY_SECONDS
+        delay = early if early > 0 else _unknown_type_delay(row["seconds_waited"])
         return Later(Pointer(row["id"], lane, row["type"], row["pointer_at"]), delay)
     return Gone(row["id"])
+
+
+def _unknown_type_delay(seconds_waited: float) -> float:
+    longest = UNKNOWN_TYPE_LAST_DELAY_SECONDS
+    return min(max(seconds_waited, UNKNOWN_TYPE_DELAY_SECONDS), longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +195,19 @@ WITH held AS MATERIALIZED (
     WHERE jobs.id = unlocked.id
 )
 SELECT id, attempt, cancel_requested FROM held
+"""
+
+
+# By the heartbeat process as well, when the worker is dead; rows that others hold are passed over.
+SURRENDER = """
+WITH held AS MATERIALIZED (
+    SELECT jobs.id FROM jobs JOIN unnest($1::uuid[], $2::int[]) AS held (id, attempt)
+      ON jobs.id = held.id AND jobs.attempt = held.attempt
+    WHERE jobs.state = 'running' AND jobs.worker_id = $3
+    FOR UPDATE OF jobs SKIP LOCKED
+)
+UPDATE jobs SET lease_expires_at = least(lease_expires_at, clock_timestamp())
+FROM held WHERE jobs.id = held.id
 """
 
 

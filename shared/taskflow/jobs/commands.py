@@ -4,8 +4,7 @@ Each is one short transaction that locks the job's row, judges, writes the row a
 """
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,7 +15,6 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.log_index import StoredLogRange
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import (
@@ -126,6 +124,16 @@ SELECT id FROM jobs WHERE id = ANY($1::uuid[]) AND state <> 'completed' ORDER BY
 """
 
 
+# A job that ended while it was blocked has never seen all its parents complete. Of one that was
+# deleted since, nobody knows any more whether it ever did.
+_PARENTS_GONE_UNFINISHED = """
+SELECT id FROM unnest($2::uuid[]) AS parent (id)
+WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.id = parent.id)
+  AND (SELECT source FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT 1) = 'blocked'
+ORDER BY id
+"""
+
+
 async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointer:
     """Queue a job that ended badly again, with a fresh budget; the pointer to publish.
 
@@ -170,6 +178,14 @@ async def _refuse_if_others_stand_in_the_way(
         names = ", ".join(str(parent["id"]) for parent in parents)
         raise JobStateConflict(
             row["id"], state, f"It depends on jobs that have not completed: {names}."
+        )
+    gone = await connection.fetch(_PARENTS_GONE_UNFINISHED, row["id"], row["depends_on"])
+    if gone:
+        names = ", ".join(str(parent["id"]) for parent in gone)
+        raise JobStateConflict(
+            row["id"],
+            state,
+            f"It depends on jobs that were deleted, and had not completed as it ended: {names}.",
         )
 
 
@@ -279,24 +295,19 @@ WITH gone AS (
     DELETE FROM job_events WHERE job_id = $1
 ), attempts AS (
     DELETE FROM job_attempts WHERE job_id = $1
+), chunks AS (
+    DELETE FROM log_chunks WHERE job_id = $1
+    RETURNING object_key, byte_offset, byte_length
 )
-DELETE FROM log_chunks WHERE job_id = $1
-RETURNING object_key, byte_offset, byte_length
+INSERT INTO pending_erasures (job_id, tenant_id, job_created_at, log_ranges)
+SELECT $1, $2, $3,
+       coalesce(jsonb_agg(jsonb_build_array(object_key, byte_offset, byte_length)), '[]')
+FROM chunks
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """What a deleted job leaves in the object store, for the caller to remove."""
-
-    tenant_id: UUID
-    job_id: UUID
-    created_at: datetime
-    log_ranges: Sequence[StoredLogRange]
-
-
-async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> Deleted:
-    """Remove a finished job's rows. A crash after it leaves bytes that no row names.
+async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+    """Remove a finished job's rows, and note what the scheduler has to erase in the object store.
 
     Raises:
         JobNotFound: this tenant has no such job.
@@ -309,10 +320,4 @@ async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> Delet
             raise JobStateConflict(
                 job_id, state, f"The job is {state}: cancel it or wait for its end, then delete."
             )
-        ranges = await connection.fetch(_DELETE, job_id)
-        return Deleted(
-            tenant_id,
-            job_id,
-            row["created_at"],
-            [StoredLogRange(**row) for row in ranges],
-        )
+        await connection.execute(_DELETE, job_id, tenant_id, row["created_at"])

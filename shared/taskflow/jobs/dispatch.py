@@ -5,7 +5,7 @@ what one leaves out the next round finds. `now()` bounds the scans because an in
 searched by `clock_timestamp()`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -128,6 +128,48 @@ async def stamp_lost(
         _STAMP_LOST, lane.queue, lane.priority, empty_at, lost_after_seconds, limit
     )
     return [_pointer(row) for row in rows]
+
+
+_RESTAMP = f"""
+WITH unclaimed AS (
+    SELECT * FROM unnest($1::uuid[], $2::timestamptz[]) AS unclaimed (id, pointer_at)
+), locked AS MATERIALIZED (
+    SELECT jobs.id FROM jobs JOIN unclaimed USING (id, pointer_at)
+    WHERE jobs.state IN {state_list(DISPATCHABLE)}
+    ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
+)
+UPDATE jobs SET pointer_at = clock_timestamp()
+FROM locked WHERE jobs.id = locked.id
+RETURNING jobs.id, jobs.type, jobs.queue, jobs.priority, jobs.pointer_at
+"""
+
+
+async def restamp(connection: Connection, unclaimed: Sequence[Pointer]) -> list[Pointer]:
+    """Give new pointers to those of these jobs that wait on with this very one."""
+    rows = await connection.fetch(
+        _RESTAMP,
+        [pointer.job_id for pointer in unclaimed],
+        [pointer.pointer_at for pointer in unclaimed],
+    )
+    return [_pointer(row) for row in rows]
+
+
+FIND_COMMITTED = f"""
+SELECT id, type, queue, priority, pointer_at,
+       state = '{JobState.QUEUED}' AND attempt = 0 AND pointer_at IS NOT NULL AS is_waiting
+FROM jobs WHERE id = ANY($1::uuid[])
+"""
+
+
+async def find_committed(
+    connection: Connection, job_ids: Iterable[UUID]
+) -> dict[UUID, Pointer | None]:
+    """Those of these jobs that are there, each with its pointer if it waits for its first start.
+
+    None stands for a job that no pointer is to be sent for: it has none, or has been started.
+    """
+    rows = await connection.fetch(FIND_COMMITTED, list(job_ids))
+    return {row["id"]: _pointer(row) if row["is_waiting"] else None for row in rows}
 
 
 # Compared with the stamp: a newer pointer may be on its way by now.

@@ -3,7 +3,8 @@
 The object is written first and its rows after it, so the table never names what isn't there.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -32,22 +33,38 @@ class LogChunk:
 
 
 # All rows of an object come or go in one statement; erasing a job's lines rests on it. The job
-# may have been deleted while its last lines waited for the object store: they stay unnamed.
+# may have been deleted while its last lines waited for the object store, or be one of those of an
+# object that is stored once more: its lines stay unnamed, and are to go. Its artifacts went with
+# the job, so any date will do for them.
 _INSERT = """
-INSERT INTO log_chunks
-    (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count)
-SELECT tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count
-FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::int[])
-    WITH ORDINALITY AS chunk
-    (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count, position)
-WHERE EXISTS (SELECT FROM jobs WHERE jobs.id = chunk.job_id)
-ORDER BY position
-ON CONFLICT (object_key, byte_offset) DO NOTHING
+WITH chunk AS MATERIALIZED (
+    SELECT given.*, jobs.id IS NOT NULL AS has_job
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::int[]
+    ) WITH ORDINALITY AS given
+        (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count, position)
+    LEFT JOIN jobs ON jobs.id = given.job_id
+), named AS (
+    INSERT INTO log_chunks
+        (tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count)
+    SELECT tenant_id, job_id, attempt, object_key, byte_offset, byte_length, line_count
+    FROM chunk WHERE has_job
+    ORDER BY position
+    ON CONFLICT (object_key, byte_offset) DO NOTHING
+)
+INSERT INTO pending_erasures (tenant_id, job_id, job_created_at, log_ranges)
+SELECT tenant_id, job_id, now(),
+       jsonb_agg(jsonb_build_array(object_key, byte_offset, byte_length))
+FROM chunk WHERE NOT has_job
+GROUP BY tenant_id, job_id
 """
 
 
 async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> None:
-    """Name chunks, in the order in which their lines are to be read; again changes nothing."""
+    """Name chunks, in the order in which their lines are to be read; again changes nothing.
+
+    Lines of jobs that have been deleted are put down for erasure.
+    """
     await connection.execute(
         _INSERT,
         [chunk.tenant_id for chunk in chunks],
@@ -81,12 +98,28 @@ def _chunk(row: Any) -> LogChunk:
     return LogChunk(row["tenant_id"], row["job_id"], row["attempt"], stored, row["line_count"])
 
 
-async def lock_object(connection: Connection, object_key: str) -> None:
-    """Hold off others who would rewrite this object, until the end of the transaction."""
-    await connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended('taskflow.log_object ' || $1, 0))",
-        object_key,
-    )
+_OBJECT_LOCK = "hashtextextended('taskflow.log_object ' || $1, 0)"
+
+
+@asynccontextmanager
+async def object_locked(connection: Connection, object_key: str) -> AsyncIterator[None]:
+    """Hold off others who would rewrite this object.
+
+    The session holds the lock, not a transaction: the server ends those that idle while the object
+    store takes its time.
+    """
+    try:
+        # Within: a cancellation may come when the lock has been given. One that we don't have is
+        # given back with a warning of the server's, and no more.
+        await connection.execute(f"SELECT pg_advisory_lock({_OBJECT_LOCK})", object_key)
+        yield
+    finally:
+        try:
+            await connection.execute(f"SELECT pg_advisory_unlock({_OBJECT_LOCK})", object_key)
+        except BaseException:
+            # Back in the pool, the session would hold the lock for ever.
+            connection.terminate()
+            raise
 
 
 async def is_named(connection: Connection, object_key: str) -> bool:

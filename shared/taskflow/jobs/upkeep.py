@@ -15,6 +15,8 @@ from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.dispatch import SLICE
 from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.losses import LOSSES_SPARED, count_losses
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority
 from taskflow.jobs.submission import KEY_LIFETIME
 
@@ -37,10 +39,20 @@ class Rescued:
     attempt: int
     worker_id: UUID
     at: datetime
+    pointer_at: datetime | None
+    """The stamp of the pointer to publish; None: it has none, or the dispatch sends one later."""
+
+    @property
+    def pointer(self) -> Pointer | None:
+        """What the caller has to publish."""
+        if self.pointer_at is None:
+            return None
+        return Pointer(self.job_id, self.lane, self.type, self.pointer_at)
 
 
-# The first lost attempt of a budget runs again at once; a job that goes on losing its workers
-# may be what kills them.
+# The first loss of a budget runs again at once; a job that goes on losing its workers may be what
+# kills them. Losses are spared (see `losses`) by raising the limit, so that the numbers of attempts
+# go on rising; but who asks for one attempt alone wants the handler never to be begun twice.
 _RESCUE = f"""
 WITH orphaned AS MATERIALIZED (
     SELECT id, attempt, attempt_limit, max_attempts, worker_id, cancel_requested, started_at,
@@ -49,24 +61,28 @@ WITH orphaned AS MATERIALIZED (
     WHERE state IN {from_states(JobEvent.LEASE_LOST)} AND lease_expires_at < $2
     ORDER BY lease_expires_at LIMIT $1
     FOR UPDATE SKIP LOCKED
+), counted AS (
+    SELECT orphaned.*, {count_losses("orphaned")} AS losses_before FROM orphaned
+), spared AS (
+    SELECT counted.*,
+           attempt_limit + CASE WHEN losses_before < {LOSSES_SPARED} AND max_attempts > 1
+                                THEN 1 ELSE 0 END AS new_limit
+    FROM counted
 ), judged AS (
-    SELECT orphaned.*,
+    SELECT spared.*,
            CASE WHEN cancel_requested THEN '{JobState.CANCELLED}'
-                WHEN attempt < attempt_limit THEN '{JobState.RETRYING}'
+                WHEN attempt < new_limit THEN '{JobState.RETRYING}'
                 ELSE '{JobState.FAILED}' END::job_state AS target,
            CASE WHEN cancel_requested THEN '{JobEvent.CANCEL}'
                 ELSE '{JobEvent.LEASE_LOST}' END::job_event AS event,
-           (SELECT count(*) FROM job_attempts AS earlier
-            WHERE earlier.job_id = orphaned.id AND earlier.outcome = 'lost'
-              AND earlier.number > attempt_limit - max_attempts) AS losses_before,
            jsonb_build_object('type', 'worker_lost', 'retryable', true, 'message',
-               'Worker ' || orphaned.worker_id
+               'Worker ' || spared.worker_id
                || coalesce(' (host ' || workers.host || ', process ' || workers.pid
                       || '), last heard from at '
                       || to_char(heartbeat_at AT TIME ZONE 'UTC', '{_RFC3339}') || ',', '')
                || ' stopped renewing its lease, which ran out at '
                || to_char(lease_expires_at AT TIME ZONE 'UTC', '{_RFC3339}') || '.') AS loss
-    FROM orphaned LEFT JOIN workers ON workers.id = orphaned.worker_id
+    FROM spared LEFT JOIN workers ON workers.id = spared.worker_id
 ), rescued AS (
     UPDATE jobs
     SET state = target,
@@ -74,12 +90,15 @@ WITH orphaned AS MATERIALIZED (
                     'type', 'cancelled', 'retryable', false, 'message',
                     'The job was cancelled while it ran; its worker was lost.')
                 ELSE loss END,
+        attempt_limit = CASE WHEN target = '{JobState.RETRYING}' THEN new_limit
+                             ELSE jobs.attempt_limit END,
         run_at = CASE WHEN target = '{JobState.RETRYING}'
                       THEN clock_timestamp() + make_interval(secs => CASE losses_before
                           WHEN 0 THEN 0
                           ELSE least(2 ^ least(losses_before, 30), {LOST_DELAY_CAP_SECONDS}) END)
                       ELSE jobs.run_at END,
-        pointer_at = NULL,
+        pointer_at = CASE WHEN $3 AND target = '{JobState.RETRYING}' AND losses_before = 0
+                          THEN clock_timestamp() END,
         worker_id = NULL,
         claim_token = NULL,
         lease_expires_at = NULL,
@@ -88,8 +107,8 @@ WITH orphaned AS MATERIALIZED (
     FROM judged
     WHERE jobs.id = judged.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
-              jobs.attempt, jobs.error, jobs.updated_at, judged.worker_id, judged.started_at,
-              judged.event, judged.loss, judged.has_dependents
+              jobs.attempt, jobs.error, jobs.updated_at, jobs.pointer_at, judged.worker_id,
+              judged.started_at, judged.event, judged.loss, judged.has_dependents
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
@@ -101,7 +120,8 @@ WITH orphaned AS MATERIALIZED (
         (job_id, number, tenant_id, worker_id, outcome, error, started_at, finished_at)
     SELECT id, attempt, tenant_id, worker_id, 'lost', loss, started_at, updated_at FROM rescued
 )
-SELECT id, state, type, queue, priority, attempt, worker_id, has_dependents, updated_at
+SELECT id, state, type, queue, priority, attempt, worker_id, has_dependents, updated_at,
+       pointer_at
 FROM rescued
 """
 
@@ -113,14 +133,19 @@ async def database_time(connection: Connection) -> datetime:
 
 
 async def rescue(
-    connection: Connection, *, expired_before: datetime, limit: int = SLICE
+    connection: Connection,
+    *,
+    expired_before: datetime,
+    with_pointers: bool = False,
+    limit: int = SLICE,
 ) -> list[Rescued]:
     """Take running jobs whose leases ran out before a time of the database's.
 
-    A full slice means more. What may run again has no pointer yet: the dispatch sends one.
+    A full slice means more. `with_pointers`: the caller publishes the `pointer` of each job that
+    has one; else, and for what is to wait first, the dispatch does.
     """
     async with connection.transaction():
-        rows = await connection.fetch(_RESCUE, limit, expired_before)
+        rows = await connection.fetch(_RESCUE, limit, expired_before, with_pointers)
         await _resolve_dependents(connection, rows)
     return [
         Rescued(
@@ -131,6 +156,7 @@ async def rescue(
             attempt=row["attempt"],
             worker_id=row["worker_id"],
             at=row["updated_at"],
+            pointer_at=row["pointer_at"],
         )
         for row in rows
     ]

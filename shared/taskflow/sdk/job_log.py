@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from taskflow.sdk.json_values import loggable
+from taskflow.sdk.json_values import loggable, shown
 
 LOGGER_NAME = "job"
 """What the lines of `ctx.log` name as their logger."""
@@ -49,4 +49,5 @@ class JobLogger:
         self._write("error", message, {**fields, "traceback": traceback.format_exc()})
 
     def _write(self, level: str, message: object, fields: Mapping[str, Any]) -> None:
-        self._sink.write(level, str(message), LOGGER_NAME, loggable({**self._bound, **fields}))
+        text = message if isinstance(message, str) else shown(message)
+        self._sink.write(level, text, LOGGER_NAME, loggable({**self._bound, **fields}))

@@ -23,6 +23,9 @@ from taskflow.settings import QUEUE_NAME
 
 JOB_TYPE_NAME = re.compile(TYPE_PATTERN)
 MAX_PROBLEMS_TOLD = 10
+LEAST_MEMORY_MIB = 64
+"""About what a Python process with pydantic takes before it does anything."""
+MOST_MEMORY_MIB = 16 * 1024 * 1024
 
 Isolation = Literal["process"] | None
 P = ParamSpec("P")
@@ -40,6 +43,7 @@ class JobType:
     timeout_seconds: float | None
     max_attempts: int
     isolation: Isolation
+    memory_mib: int | None
     backoff: Backoff
     description: str | None
 
@@ -52,11 +56,6 @@ class JobType:
     def is_async(self) -> bool:
         """Whether its handler is an `async def`."""
         return inspect.iscoroutinefunction(self.handler)
-
-    @property
-    def runs_in_thread(self) -> bool:
-        """Whether its handler runs in a thread of the consumer, where nothing can interrupt it."""
-        return self.isolation is None and not self.is_async
 
     @property
     def where(self) -> str:
@@ -108,6 +107,7 @@ def job(
     timeout_seconds: float | None = None,
     max_attempts: int = 4,
     isolation: Isolation = None,
+    memory_mib: int | None = None,
     backoff: Backoff | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[P, R_co]], JobFunction[P, R_co]]:
@@ -118,7 +118,8 @@ def job(
     consumer finds it in the modules of `TASKFLOW_HANDLERS`; nothing is registered by importing.
 
     `async def` runs in the consumer's loop, `def` in a thread, and either in a process of its own
-    with `isolation="process"`. `description` is the first paragraph of the docstring unless given.
+    with `isolation="process"`, where `memory_mib` bounds its memory. `description` is the first
+    paragraph of the docstring unless given.
 
     Raises:
         ConfigurationError: a value is out of its range, or the function can't be a handler.
@@ -134,6 +135,7 @@ def job(
                 timeout_seconds=_checked_timeout(timeout_seconds),
                 max_attempts=_checked_attempts(max_attempts),
                 isolation=_checked_isolation(isolation),
+                memory_mib=_checked_memory(memory_mib, isolation),
                 backoff=_checked_backoff(backoff),
                 description=description or _first_paragraph(function),
             )
@@ -177,6 +179,18 @@ def _checked_isolation(isolation: Isolation) -> Isolation:
     if isolation not in (None, "process"):
         raise ConfigurationError(f"isolation is 'process' or None, not {isolation!r}")
     return isolation
+
+
+def _checked_memory(mebibytes: int | None, isolation: Isolation) -> int | None:
+    if mebibytes is None:
+        return None
+    if isolation != "process":
+        raise ConfigurationError("memory_mib needs isolation='process'")
+    if type(mebibytes) is not int or not LEAST_MEMORY_MIB <= mebibytes <= MOST_MEMORY_MIB:
+        raise ConfigurationError(
+            f"memory_mib must be {LEAST_MEMORY_MIB} to {MOST_MEMORY_MIB}, not {mebibytes!r}"
+        )
+    return mebibytes
 
 
 def _checked_backoff(backoff: Backoff | None) -> Backoff:

@@ -13,6 +13,7 @@ MAX_DEPTH = 200
 """The nesting that readers of JSON commonly bear; pydantic's own reader stops there too."""
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_MAX_INT_BITS = 10_000  # Python refuses to write much longer integers as decimals.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -84,11 +85,21 @@ def loggable(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loggable(value: object) -> Any:
-    if value is None or type(value) in (str, bool, int):
+    if value is None or type(value) in (str, bool):
         return value
+    if type(value) is int:
+        return value if value.bit_length() <= _MAX_INT_BITS else hex(value)
     try:
         return to_jsonable_python(value, inf_nan_mode="constants", fallback=_shown)
     except Exception:  # noqa: BLE001 - a cycle, bytes that are no text, a user's serialiser
+        return _shown(value)
+
+
+def shown(value: object) -> str:
+    """A value as text, whatever its `__str__` does."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - an integer that is too long, a user's __str__
         return _shown(value)
 
 

@@ -64,6 +64,10 @@ class Registry:
         """The module in which another process finds the job type of this name."""
         return self._modules[name]
 
+    def can_isolate(self, name: str) -> bool:
+        """Whether another process can find the job type of this name."""
+        return _is_found(self._by_name[name], self._modules[name])
+
     def _add(self, job_type: JobType, module: str) -> None:
         known = self._by_name.setdefault(job_type.name, job_type)
         if known is not job_type:

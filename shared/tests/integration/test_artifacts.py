@@ -59,7 +59,7 @@ async def test_an_artifact_lies_under_its_job_and_is_read_back(
     artifacts: ArtifactStore, job: ClaimedJob
 ) -> None:
     key = await put(artifacts, job, "thumbnails/a.png", b"\x89PNG")
-    assert key == f"artifacts/{TENANT}/2026-11-22/{job.attempt.job_id}/thumbnails/a.png"
+    assert key == f"artifacts/{TENANT}/2026-11-22/{job.attempt.job_id}/1/thumbnails/a.png"
     assert await artifacts.get(job, key) == b"\x89PNG"
     assert await artifacts.read(TENANT, key) == b"\x89PNG"
 
@@ -75,6 +75,15 @@ async def test_the_same_name_again_replaces_the_artifact(
 ) -> None:
     await put(artifacts, job, "a", b"first")
     assert await artifacts.get(job, await put(artifacts, job, "a", b"second")) == b"second"
+
+
+async def test_a_late_attempt_overwrites_nothing_of_the_next_one(
+    artifacts: ArtifactStore, job: ClaimedJob
+) -> None:
+    next_one = replace(job, attempt=replace(job.attempt, number=2, worker_id=uuid7()))
+    key = await put(artifacts, next_one, "a", b"second")
+    await put(artifacts, job, "a", b"late")
+    assert await artifacts.get(next_one, key) == b"second"
 
 
 async def test_files_go_there_and_come_back(

@@ -297,3 +297,21 @@ async def test_batches_that_overlap_do_not_deadlock(jobs: Jobs, connect: Connect
     await asyncio.gather(*(renewals(number) for number in range(4)))
     verdicts = await finishing
     assert all(isinstance(verdict, Recorded) for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("waited_seconds", "delay_seconds"), [(0, 5.0), (4, 5.0), (20, 20.0), (3600, 60.0)]
+)
+async def test_a_job_of_an_unknown_type_is_looked_at_less_and_less_often(
+    jobs: Jobs, waited_seconds: int, delay_seconds: float
+) -> None:
+    job_id = await jobs.submit(type="nobody-knows")
+    await jobs.connection.execute(
+        "UPDATE jobs SET updated_at = now() - make_interval(secs => $2),"
+        " run_at = now() - make_interval(secs => $2) WHERE id = $1",
+        job_id,
+        waited_seconds,
+    )
+    (later,) = await jobs.claim(job_id)
+    assert isinstance(later, Later)
+    assert later.delay_seconds == pytest.approx(delay_seconds, abs=1)

@@ -315,3 +315,62 @@ async def test_a_refusal_says_what_to_look_at(amqp_url: str, change: str, said: 
         await broker.close()
     (first, *_) = [line for line in logs if line["event"] == "broker_unreachable"]
     assert "TASKFLOW_AMQP_URL" in first["hint"]
+
+
+async def refuse_to_declare(*_: object) -> None:
+    raise AssertionError("a declaration waits for every node of a cluster")
+
+
+async def test_where_nothing_is_missing_nothing_is_declared(
+    amqp_url: str, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publisher.publish(pointer())
+    monkeypatch.setattr(topology, "declare", refuse_to_declare)
+    monkeypatch.setattr(topology, "declare_lane", refuse_to_declare)
+    other = Broker(amqp_url, name="test")
+    other.start()
+    await asyncio.wait_for(other.wait_connected(), 20)
+    await other.ensure_lane(LANE)
+    await other.close()
+
+
+async def test_a_lane_without_a_queue_is_declared(broker: Broker, publisher: Publisher) -> None:
+    for _ in range(20):
+        async with broker.short_channel() as channel:
+            await channel.queue_delete("jobs.default.medium")
+        await broker.ensure_lane(LANE)
+    sent = pointer()
+    await publisher.publish(sent)
+    message = await arrival(broker, "jobs.default.medium")
+    assert decode(message.body, message.headers).job_id == sent.job_id
+
+
+@pytest.mark.parametrize("queue_name", topology.QUEUES)
+async def test_who_connects_declares_what_is_missing(
+    amqp_url: str, broker: Broker, queue_name: str
+) -> None:
+    async with broker.short_channel() as channel:
+        await channel.queue_delete(queue_name)
+    other = Broker(amqp_url, name="test")
+    other.start()
+    await asyncio.wait_for(other.wait_connected(), 20)
+    async with other.short_channel() as channel:
+        await topology.look(channel)
+    await other.close()
+
+
+async def test_a_binding_that_is_missing_alone_is_made_once_somebody_says_so(
+    broker: Broker, publisher: Publisher
+) -> None:
+    await publisher.publish(pointer())
+    await arrival(broker, "jobs.default.medium")
+    async with broker.short_channel() as channel:
+        queue = await channel.get_queue("jobs.default.medium")
+        await queue.unbind(topology.JOBS_EXCHANGE, routing_key=LANE.key)
+    await publisher.publish(pointer())
+    await arrival(broker, topology.UNROUTED_QUEUE)
+
+    publisher.forget_lanes()
+
+    await publisher.publish(pointer())
+    await arrival(broker, "jobs.default.medium")

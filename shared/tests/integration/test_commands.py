@@ -8,7 +8,9 @@ from uuid_utils.compat import uuid7
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import cancel, delete, patch, retry
+from taskflow.jobs.erasures import end_erasure, take_due_erasures
 from taskflow.jobs.finishing import finish
+from taskflow.jobs.log_index import StoredLogRange
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
@@ -205,13 +207,69 @@ async def test_a_finished_job_leaves_no_row(jobs: Jobs) -> None:
         TENANT,
     )
 
-    gone = await delete(jobs.connection, TENANT, job_id)
+    created_at = (await jobs.row(job_id))["created_at"]
 
-    assert [(r.object_key, r.byte_offset, r.byte_length) for r in gone.log_ranges] == [
-        ("logs/x", 10, 20)
-    ]
+    await delete(jobs.connection, TENANT, job_id)
+
+    (erasure,) = await take_due_erasures(jobs.connection, limit=10)
+    assert (erasure.job_id, erasure.tenant_id) == (job_id, TENANT)
+    assert erasure.job_created_at == created_at
+    assert erasure.log_ranges == [StoredLogRange("logs/x", 10, 20)]
     for table in ("jobs", "job_events", "job_attempts", "log_chunks"):
         assert await jobs.connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_what_is_not_deleted_leaves_nothing_to_erase(jobs: Jobs) -> None:
+    job_id = (await ended(jobs, completed("1"))).attempt.job_id
+    transaction = jobs.connection.transaction()
+    await transaction.start()
+    await delete(jobs.connection, TENANT, job_id)
+    await transaction.rollback()
+    assert await take_due_erasures(jobs.connection, limit=10) == []
+
+
+async def test_an_erasure_that_is_not_ended_comes_again_later_each_time(jobs: Jobs) -> None:
+    await delete(jobs.connection, TENANT, (await ended(jobs, completed("1"))).attempt.job_id)
+    pauses = []
+    for _ in range(6):
+        (erasure,) = await take_due_erasures(jobs.connection, limit=10)
+        assert await take_due_erasures(jobs.connection, limit=10) == []
+        pauses.append(
+            await jobs.connection.fetchval(
+                "SELECT round(extract(epoch FROM due_at - clock_timestamp()))::int"
+                " FROM pending_erasures"
+            )
+        )
+        await jobs.connection.execute("UPDATE pending_erasures SET due_at = now()")
+    assert pauses == [60, 120, 240, 480, 900, 900]
+    assert erasure.tries == 6
+    await end_erasure(jobs.connection, erasure)
+    assert await take_due_erasures(jobs.connection, limit=10) == []
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+async def test_a_child_whose_failed_parent_was_deleted_is_not_retried(jobs: Jobs, end: str) -> None:
+    parent = await jobs.start(max_attempts=1)
+    child = await jobs.submit(depends_on=[parent.attempt.job_id])
+    if end == "failed":
+        await finish(jobs.connection, [(parent.attempt, FAILED)])
+    else:
+        await cancel(jobs.connection, TENANT, child)
+        await finish(jobs.connection, [(parent.attempt, completed("1"))])
+    assert await jobs.state(child) == "cancelled"
+    await delete(jobs.connection, TENANT, parent.attempt.job_id)
+    with pytest.raises(JobStateConflict, match=f"deleted.*{parent.attempt.job_id}"):
+        await retry(jobs.connection, TENANT, child)
+
+
+async def test_a_child_that_had_been_freed_is_retried_without_its_parents(jobs: Jobs) -> None:
+    parent = await jobs.start()
+    child = await jobs.submit(depends_on=[parent.attempt.job_id])
+    await finish(jobs.connection, [(parent.attempt, completed("1"))])
+    await delete(jobs.connection, TENANT, parent.attempt.job_id)
+    await cancel(jobs.connection, TENANT, child)
+    await retry(jobs.connection, TENANT, child)
+    assert await jobs.state(child) == "queued"
 
 
 async def test_a_living_job_cannot_be_deleted(jobs: Jobs) -> None:

@@ -4,14 +4,23 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import date
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.db.pool import Database
-from taskflow.jobs.log_index import LogChunk, StoredLogRange, insert_chunks, list_chunks
+from taskflow.db.pool import Connection, Database
+from taskflow.jobs.commands import cancel, delete
+from taskflow.jobs.erasures import take_due_erasures
+from taskflow.jobs.log_index import (
+    LogChunk,
+    StoredLogRange,
+    insert_chunks,
+    list_chunks,
+    object_locked,
+)
 from taskflow.log_store import erase, log_object_key
 from taskflow.object_store import ObjectStore
 from taskflow_testing.clients import open_pool, open_store
@@ -191,3 +200,52 @@ async def test_the_pool_is_whole_again_when_object_storage_failed(
         proxy.come_back()
         await erase(database, store, [StoredLogRange(key, 0, 2)])
         assert not await store.exists(key)
+
+
+async def test_an_object_that_is_stored_again_brings_nothing_back_for_good(
+    jobs: Jobs, database: Database, store: ObjectStore, key: str
+) -> None:
+    deleted, other = await jobs.submit(), await jobs.submit()
+    data = b"secret\nother\n"
+    chunks = [chunk(deleted, key, 0, b"secret\n"), chunk(other, key, 7, b"other\n")]
+    await store.put(key, data)
+    await insert_chunks(jobs.connection, chunks)
+    await cancel(jobs.connection, TENANT, deleted)
+    await delete(jobs.connection, TENANT, deleted)
+    (first,) = await take_due_erasures(jobs.connection, limit=5)
+    await erase(database, store, first.log_ranges)
+
+    # A process that died before it heard of its success has left a copy on disk.
+    await store.put(key, data)
+    await insert_chunks(jobs.connection, chunks)
+    (again,) = await take_due_erasures(jobs.connection, limit=5)
+    assert (again.job_id, again.log_ranges) == (deleted, first.log_ranges)
+    await erase(database, store, again.log_ranges)
+    assert await store.get(key) == b"      \nother\n"
+    assert await list_chunks(jobs.connection, TENANT, other) == [chunks[1]]
+
+
+class _CutOff:
+    """A session whose holder is cancelled in the moment in which it gets the lock."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: str, *arguments: Any) -> str:
+        """Pass a statement on."""
+        answer: str = await self._connection.execute(statement, *arguments)
+        if "pg_advisory_lock" in statement:
+            raise asyncio.CancelledError
+        return answer
+
+
+async def test_a_lock_that_comes_along_with_a_cancellation_is_given_back(
+    jobs: Jobs, database: Database, key: str
+) -> None:
+    async with database.connection() as connection:
+        with pytest.raises(asyncio.CancelledError):
+            async with object_locked(cast("Connection", _CutOff(connection)), key):
+                pass
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+        locks += " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        assert await jobs.connection.fetchval(locks) == 0

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ import pytest
 from taskflow.errors import ObjectMissing, ServiceUnavailable
 from taskflow.object_store import ObjectStore
 from taskflow_testing.clients import open_store
-from taskflow_testing.object_store import TestBucket
+from taskflow_testing.object_store import TestBucket, delete_bucket
 from taskflow_testing.tcp_proxy import TcpProxy
 
 
@@ -146,7 +147,7 @@ async def test_ping_names_a_missing_bucket_until_it_is_ensured(s3: TestBucket) -
             await store.ping()
         await asyncio.gather(*(store.ensure_bucket() for _ in range(5)))
         await store.ping()
-        store._client.remove_bucket(bucket)
+        delete_bucket(replace(s3, bucket=bucket))
 
 
 async def test_a_wrong_key_is_named(s3: TestBucket, key: str) -> None:
@@ -213,6 +214,63 @@ async def test_an_answer_that_is_cut_short_is_never_taken_for_the_object(
     assert await shaky.get(key) == data
 
 
+async def test_an_answer_that_trickles_is_not_waited_for_to_its_end(
+    s3: TestBucket, proxy: TcpProxy, key: str
+) -> None:
+    async with open_store(s3, endpoint=proxy.url, timeout_seconds=0.5) as store:
+        await store.put(key, os.urandom(2_000_000))
+        # Each piece is in time; all of them take 15 times as long as that.
+        proxy.answer_delay_seconds = 0.25
+        began_at = time.monotonic()
+        with pytest.raises(ServiceUnavailable, match="no whole answer"):
+            await store.get(key)
+        assert time.monotonic() - began_at < 2
+        proxy.answer_delay_seconds = 0
+
+
+@pytest.mark.parametrize("name", ["put", "get", "size", "delete"])
+async def test_an_answer_whose_every_byte_is_in_time_is_not_waited_for_for_ever(
+    shaky: ObjectStore, proxy: TcpProxy, key: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Its head alone takes tens of pieces.
+    monkeypatch.setattr("taskflow_testing.tcp_proxy._READ_BYTES", 8)
+    proxy.answer_delay_seconds = 0.25
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "put": lambda: shaky.put(key, b"x"),
+        "get": lambda: shaky.get(key),
+        "size": lambda: shaky.size(key),
+        "delete": lambda: shaky.delete([key]),
+    }
+    began_at = time.monotonic()
+    with pytest.raises(ServiceUnavailable, match="no whole answer"):
+        await calls[name]()
+    assert time.monotonic() - began_at < 2
+    proxy.answer_delay_seconds = 0
+
+
+class OnceCutting(TcpProxy):
+    """Cuts the answers on its first connection short, and no others."""
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.answer_limit_bytes = None if self.accepted else 200_000
+        super()._accept(reader, writer)
+
+
+async def test_what_was_cut_short_is_fetched_again(
+    s3: TestBucket, store: ObjectStore, key: str, tmp_path: Path
+) -> None:
+    data = os.urandom(1_000_000)
+    await store.put(key, data)
+    async with OnceCutting(s3.endpoint) as once, open_store(s3, endpoint=once.url) as behind:
+        assert await behind.get(key) == data
+        assert once.accepted == 2
+    target = tmp_path / "target"
+    async with OnceCutting(s3.endpoint) as once, open_store(s3, endpoint=once.url) as behind:
+        await behind.download(key, target)
+        assert once.accepted == 2
+    assert target.read_bytes() == data
+
+
 async def test_a_closed_store_is_unavailable(s3: TestBucket, key: str) -> None:
     async with open_store(s3) as store:
         await store.close()
@@ -232,4 +290,4 @@ async def test_a_bucket_that_is_missing_is_made_by_the_first_write(s3: TestBucke
         await store.put("logs/a", b"line")
         assert await store.get("logs/a") == b"line"
         await store.delete(["logs/a"])
-        store._client.remove_bucket(bucket)
+        delete_bucket(replace(s3, bucket=bucket))

@@ -3,14 +3,16 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.jobs.attempts import ClaimedJob, renew
-from taskflow.jobs.commands import cancel
+from taskflow.jobs.commands import cancel, retry
 from taskflow.jobs.finishing import Stale, finish
+from taskflow.jobs.losses import LOSSES_SPARED
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.upkeep import (
     Rescued,
@@ -37,7 +39,7 @@ async def run_out(jobs: Jobs, job_id: UUID) -> None:
     )
 
 
-async def rescue_now(jobs: Jobs, **options: int) -> list[Rescued]:
+async def rescue_now(jobs: Jobs, **options: Any) -> list[Rescued]:
     return await rescue(
         jobs.connection, expired_before=await database_time(jobs.connection), **options
     )
@@ -104,12 +106,16 @@ async def test_a_lease_that_runs_is_left_alone(jobs: Jobs) -> None:
     assert await jobs.state(claimed.attempt.job_id) == "running"
 
 
-async def test_each_further_loss_waits_longer_until_the_budget_is_used_up(jobs: Jobs) -> None:
-    job_id = await jobs.submit(max_attempts=9)
-    delays, states = [], []
-    for _ in range(9):
+async def test_each_further_loss_waits_longer_until_losses_are_spared_no_more(
+    jobs: Jobs,
+) -> None:
+    job_id = await jobs.submit(max_attempts=3)
+    delays, states, left = [], [], []
+    for losses in range(LOSSES_SPARED + 3):
         (verdict,) = await jobs.claim(job_id)
         assert isinstance(verdict, ClaimedJob)
+        assert (verdict.losses, verdict.attempt.number) == (losses, losses + 1)
+        left.append(verdict.attempts_left)
         await run_out(jobs, job_id)
         (rescued,) = await rescue_now(jobs)
         states.append(str(rescued.state))
@@ -118,8 +124,10 @@ async def test_each_further_loss_waits_longer_until_the_budget_is_used_up(jobs: 
         await jobs.connection.execute("UPDATE jobs SET run_at = now() WHERE id = $1", job_id)
 
     assert delays[:8] == [0, 2, 4, 8, 16, 32, 60, 60]
-    assert states == ["retrying"] * 8 + ["failed"]
+    assert left == [2] * LOSSES_SPARED + [2, 1, 0]
+    assert states == ["retrying"] * (LOSSES_SPARED + 2) + ["failed"]
     row = await jobs.row(job_id)
+    assert row["attempt"] == row["attempt_limit"] == LOSSES_SPARED + 3
     assert json.loads(row["error"])["type"] == "worker_lost"
     assert row["finished_at"] is not None
     assert (await jobs.history(job_id))[-1] == ("lease_lost", "running", "failed")
@@ -130,11 +138,11 @@ async def test_losses_of_an_earlier_budget_do_not_count(jobs: Jobs) -> None:
     job_id = claimed.attempt.job_id
     (rescued,) = await rescue_now(jobs)
     assert rescued.state == "failed"
-    await jobs.connection.execute(
-        "UPDATE jobs SET state = 'queued', attempt_limit = 3, max_attempts = 2 WHERE id = $1",
-        job_id,
-    )
-    await jobs.claim(job_id)
+    await jobs.connection.execute("UPDATE jobs SET max_attempts = 2 WHERE id = $1", job_id)
+    await retry(jobs.connection, TENANT, job_id)
+    (again,) = await jobs.claim(job_id)
+    assert isinstance(again, ClaimedJob)
+    assert again.losses == 0
     await run_out(jobs, job_id)
 
     (rescued,) = await rescue_now(jobs)
@@ -142,6 +150,17 @@ async def test_losses_of_an_earlier_budget_do_not_count(jobs: Jobs) -> None:
     row = await jobs.row(job_id)
     assert rescued.state == "retrying"
     assert row["run_at"] <= row["updated_at"]
+    (again,) = await jobs.claim(job_id)
+    assert isinstance(again, ClaimedJob)
+    assert (again.losses, again.attempt.number, again.attempts_left) == (1, 3, 1)
+
+
+async def test_a_job_that_asked_for_one_attempt_is_not_begun_again(jobs: Jobs) -> None:
+    claimed = await lose(jobs, max_attempts=1)
+    (rescued,) = await rescue_now(jobs)
+    assert rescued.state == "failed"
+    row = await jobs.row(claimed.attempt.job_id)
+    assert (row["attempt"], row["attempt_limit"]) == (1, 1)
 
 
 async def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(jobs: Jobs) -> None:

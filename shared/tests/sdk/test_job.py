@@ -59,7 +59,7 @@ def test_a_declared_function_stays_callable_and_knows_its_job_type() -> None:
     assert declared.isolation is None
     assert declared.backoff == Backoff()
     assert declared.description == "Make it small."
-    assert declared.runs_in_thread
+    assert not declared.is_async
     assert declared.where.endswith(
         "test_job.test_a_declared_function_stays_callable_and_knows_its_job_type.<locals>.thumbnail"
     )
@@ -77,7 +77,6 @@ async def test_an_async_function_stays_one() -> None:
     assert inspect.iscoroutinefunction(work)
     assert await work({"x": 4}) == 4
     assert work.job_type.is_async
-    assert not work.job_type.runs_in_thread
     assert work.job_type.description == "given"
     assert work.job_type.backoff.base_seconds == 3
 
@@ -235,6 +234,9 @@ def test_a_function_that_can_not_be_a_handler_is_refused_by_name(
         ({"max_attempts": 2.0}, "max_attempts must be 1 to 1000"),
         ({"max_attempts": True}, "max_attempts must be 1 to 1000"),
         ({"isolation": "thread"}, "isolation is 'process' or None"),
+        ({"memory_mib": 512}, "memory_mib needs isolation='process'"),
+        ({"isolation": "process", "memory_mib": 63}, "memory_mib must be 64 to"),
+        ({"isolation": "process", "memory_mib": 100.5}, "memory_mib must be 64 to"),
         ({"backoff": Backoff(cap_seconds=1e300)}, "cap_seconds is at most"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskflow.sdk.errors import JsonTooLarge, NotJson, finite
-from taskflow.sdk.json_values import MAX_DEPTH, encode_json, loggable, said, storable_text
+from taskflow.sdk.json_values import MAX_DEPTH, encode_json, loggable, said, shown, storable_text
 
 any_text = st.text(st.characters(exclude_categories=()))
 json_values = st.recursive(
@@ -166,3 +166,10 @@ def test_an_error_always_says_something() -> None:
 )
 def test_finite_numbers(value: object, is_finite: bool) -> None:
     assert finite(value) is is_finite
+
+
+def test_integers_too_long_for_decimals_can_be_logged() -> None:
+    assert loggable({"n": 10**5000}) == {"n": hex(10**5000)}
+    assert loggable({"n": 10**1000}) == {"n": 10**1000}
+    assert json.dumps(loggable({"n": -(2**20_000)}))
+    assert shown(10**5000).startswith("<int, whose repr raises")

@@ -46,6 +46,8 @@ def test_the_env_file_is_read_with_its_references(
     [
         ("TASKFLOW_DATABASE_URL", "mysql://localhost"),
         ("TASKFLOW_AMQP_URL", "localhost:5672"),
+        ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v,b:5672"),
+        ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v,"),
         ("TASKFLOW_S3_ENDPOINT", "localhost:9000"),
         ("TASKFLOW_CONCURRENCY", "0"),
         ("TASKFLOW_CONCURRENCY", "many"),

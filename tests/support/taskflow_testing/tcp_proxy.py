@@ -86,6 +86,10 @@ class TcpProxy:
         self._server.close()
         await self._server.wait_closed()
 
+    def _next_target(self) -> str:
+        """Where the next connection leads; a balancer has several to choose from."""
+        return self._target_url
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         connection = asyncio.create_task(self._serve(reader, writer))
@@ -103,7 +107,7 @@ class TcpProxy:
         try:
             if self._is_down:
                 return
-            target = urlsplit(self._target_url)
+            target = urlsplit(self._next_target())
             answers, upstream = await asyncio.open_connection(target.hostname, target.port)
             ends.append(upstream)
             await _first_to_end(

@@ -1,5 +1,6 @@
 """The outermost layer: a request's id, its one log line, its last resort."""
 
+import asyncio
 import logging
 import re
 import time
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
-from taskflow_api.problems import INTERNAL_ERROR, problem_response
+from taskflow_api.problems import INTERNAL_ERROR, SERVICE_UNAVAILABLE, problem_response
 
 REQUEST_ID_HEADER = "X-Request-ID"
 CLIENT_GONE = 499
@@ -59,6 +60,15 @@ class RequestContextMiddleware:
             await self._app(scope, receive, answer.send)
         except ClientDisconnect:
             answer.status = answer.status or CLIENT_GONE
+        except asyncio.CancelledError:
+            # The process stops and can't wait for this any longer; the server would make it a 500.
+            if answer.started:
+                raise
+            detail = "The service is stopping. What was asked for may have been done."
+            stopping = problem_response(
+                scope, SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"}
+            )
+            await stopping(scope, receive, answer.send)
         except Exception:
             log.exception("request_failed", method=scope["method"], path=scope["path"])
             if answer.started:

@@ -19,13 +19,14 @@ class RequestTimeoutMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        awaits_body = False
+        body_is_asked_for = body_is_complete = False
 
         async def watch_body() -> Message:
-            nonlocal awaits_body
-            awaits_body = True
+            nonlocal body_is_asked_for, body_is_complete
+            body_is_asked_for = True
             message = await receive()
-            awaits_body = bool(message.get("more_body", False))
+            # What comes after the body is the client's leaving, which an answer may wait with.
+            body_is_complete = body_is_complete or not message.get("more_body", False)
             return message
 
         async def watch_answer(message: Message) -> None:
@@ -39,7 +40,7 @@ class RequestTimeoutMiddleware:
         except TimeoutError:
             if not limit.expired():
                 raise
-            if awaits_body:
+            if body_is_asked_for and not body_is_complete:
                 detail = f"The body did not arrive within {self._seconds:g} seconds."
                 response = problem_response(scope, REQUEST_TIMEOUT, detail)
             else:

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Request
-from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -16,7 +15,6 @@ from taskflow.jobs import commands, queries
 from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
 from taskflow.jobs.views import Row
-from taskflow.log_store import erase
 from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import Caller, JobId, WaitSeconds, With
@@ -164,24 +162,11 @@ async def change_job(
     ),
 )
 async def delete_job(caller: Caller, resources: With, job_id: JobId) -> Response:
-    """Delete a job that has ended, with its history, logs and artifacts."""
+    """Delete a job that has ended, with its history, logs and artifacts.
+
+    Nobody can read it from then on. What it has in the object storage goes within seconds, or as
+    soon as that is well again.
+    """
     async with resources.writes.connection() as connection:
-        deleted = await commands.delete(connection, caller.tenant_id, job_id)
-    return Response(status_code=204, background=BackgroundTask(_erase, resources, deleted))
-
-
-async def _erase(resources: Resources, deleted: commands.Deleted) -> None:
-    """Remove what the job left in the object store; nothing names it any more."""
-    # One at a time: an erasure holds a connection, and submissions need the others.
-    async with resources.erasing:
-        try:
-            await resources.artifacts.delete_job(
-                deleted.tenant_id, deleted.job_id, deleted.created_at
-            )
-        except _OBJECTS_UNREACHABLE as error:
-            log.warning("objects_of_deleted_job_left", error=str(error), what="artifacts")
-        try:
-            await erase(resources.database, resources.object_store, deleted.log_ranges)
-        except _OBJECTS_UNREACHABLE as error:
-            left = [stored.object_key for stored in deleted.log_ranges]
-            log.warning("objects_of_deleted_job_left", error=str(error), what="logs", objects=left)
+        await commands.delete(connection, caller.tenant_id, job_id)
+    return Response(status_code=204)

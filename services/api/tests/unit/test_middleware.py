@@ -71,6 +71,30 @@ async def test_every_answer_has_the_headers_and_probes_are_quiet() -> None:
     assert [line["log_level"] for line in logs] == ["info", "debug"]
 
 
+async def test_a_request_that_the_stopping_server_cancels_is_a_503() -> None:
+    began = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    request = asyncio.ensure_future(RequestContextMiddleware(endless)(scope, receive, send))
+    await began.wait()
+    request.cancel()
+    await request
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"1") in sent[0]["headers"]
+
+
 async def test_what_one_request_binds_is_gone_in_the_next() -> None:
     seen = []
 
@@ -115,6 +139,16 @@ async def test_a_body_that_does_not_come_is_a_408() -> None:
     async with client(RequestTimeoutMiddleware(reading, seconds=0.05)) as api:
         answer = await api.post("/", content=body())
     assert (answer.status_code, answer.json()["code"]) == (408, "request_timeout")
+
+
+async def test_a_request_that_watches_for_its_client_to_leave_has_its_body() -> None:
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with client(RequestTimeoutMiddleware(waiting, seconds=0.05)) as api:
+        answer = await api.get("/")
+    assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
 
 
 async def test_an_answer_that_has_begun_may_take_its_time() -> None:

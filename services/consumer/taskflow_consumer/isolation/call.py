@@ -9,6 +9,7 @@ from taskflow.sdk.errors import InvalidPayload, JsonTooLarge, NotJson
 from taskflow.sdk.job_type import JobType
 from taskflow.sdk.json_values import encode_json
 from taskflow_consumer.isolation.ending import Ending, Raised, Returned, raised, refused
+from taskflow_consumer.isolation.memory_limit import MemoryLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Call:
     checkpoint_json: str | None
     services: AttemptServices
     result_max_bytes: int
+    memory_limit: MemoryLimit | None = None
 
     async def run(self) -> Ending:
         """Call an `async def` handler."""
@@ -32,7 +34,7 @@ class Call:
         except InvalidPayload as error:
             return refused("invalid_payload", str(error))
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a job must not end us
-            return raised(error)
+            return self._raised(error)
 
     def run_blocking(self) -> Ending:
         """Call a `def` handler."""
@@ -43,7 +45,19 @@ class Call:
         except InvalidPayload as error:
             return refused("invalid_payload", str(error))
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a job must not end us
+            return self._raised(error)
+
+    def _raised(self, error: BaseException) -> Raised:
+        if self.memory_limit is None or not isinstance(error, MemoryError):
             return raised(error)
+        self.memory_limit.lift()
+        # For good: the same payload needs the same memory again.
+        told = refused(
+            "memory_limit",
+            f"The job needs more than the {self.memory_limit.mebibytes} MiB of memory that its type"
+            " allows (memory_mib).",
+        )
+        return Raised(told.error, traceback=raised(error).traceback)
 
     def _returned(self, value: object) -> Raised | Returned:
         if inspect.iscoroutine(value):

@@ -28,7 +28,9 @@ from taskflow.sdk.progress import LatestProgress
 from taskflow.sdk.registry import find_job_type
 from taskflow_consumer.isolation.call import Call
 from taskflow_consumer.isolation.ending import Ending, Raised, Returned, raised
-from taskflow_consumer.isolation.wire import WireError, encode, receive_frame
+from taskflow_consumer.isolation.lifeline import hang_on
+from taskflow_consumer.isolation.memory_limit import MemoryLimit
+from taskflow_consumer.isolation.wire import encode, receive_frame
 from taskflow_consumer.log_capture import LogCapture
 
 PROGRESS_INTERVAL_SECONDS = 0.25
@@ -49,14 +51,16 @@ class Errand:
     payload_json: str
     checkpoint_json: str | None
     result_max_bytes: int
+    memory_mib: int | None
     log_level: int
 
 
-def main(connection: socket.socket) -> None:
-    """Run one handler and send its ending over `connection`."""
+def main(connection: socket.socket, lifeline: socket.socket) -> None:
+    """Run one handler and send its ending over `connection`; die when `lifeline` closes."""
     # A group of its own, so that the parent can kill the job with all that it has started; and
     # the parent alone decides when: a SIGTERM for everything is for the parent to act on.
     os.setsid()
+    hang_on(lifeline)
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if sys.stderr is not None:
@@ -90,7 +94,10 @@ def _run(errand: Errand, services: "PipeServices") -> Ending:
             checkpoint_json=errand.checkpoint_json,
             services=services,
             result_max_bytes=errand.result_max_bytes,
+            memory_limit=MemoryLimit(errand.memory_mib) if errand.memory_mib else None,
         )
+        if call.memory_limit is not None:
+            call.memory_limit.impose()
         return asyncio.run(call.run()) if call.job_type.is_async else call.run_blocking()
     except BaseException as error:  # noqa: BLE001 - a sys.exit() in a task ends the loop's run
         return raised(error)
@@ -169,11 +176,15 @@ def _settle(
     if error is None:
         answer.set_result(decode(body))
     else:
-        answer.set_exception(_error(error["type"], error["message"], error["service"], key))
+        answer.set_exception(_error(error, key))
 
 
-def _error(kind: str, message: str, service: str, key: str) -> Exception:
-    match kind:
+def _error(told: Mapping[str, Any], key: str) -> Exception:
+    """The error that the same call raises in the consumer's own process."""
+    if "os_error" in told:
+        return OSError(*told["os_error"])  # of the class that the number stands for
+    message, service = told["message"], told["service"]
+    match told["type"]:
         case "JobStopped":
             return JobStopped()
         case "ObjectMissing":
@@ -182,7 +193,7 @@ def _error(kind: str, message: str, service: str, key: str) -> Exception:
             return InvalidContent(message, [])
         case "ServiceUnavailable":
             return ServiceUnavailable(service, message)
-    return TaskFlowError(f"{kind}: {message}")
+    return TaskFlowError(f"{told['type']}: {message}")
 
 
 class PipeServices:
@@ -200,7 +211,7 @@ class PipeServices:
         line = {"level": level, "message": message[:MAX_LINE_CHARACTERS], "logger": logger}
         try:
             self._pipe.send({"kind": "line", **line, "fields": loggable(fields)})
-        except WireError as error:
+        except ValueError as error:  # too large for the wire, or an integer too long for JSON
             self._pipe.send({"kind": "line", **line, "fields": {"fields_left_out": str(error)}})
 
     async def close(self) -> None:

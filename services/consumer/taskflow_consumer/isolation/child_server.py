@@ -128,7 +128,10 @@ def _ending(head: dict[str, Any], body: bytes) -> Ending:
     raise WireError(f"no message of ours: {str(head)[:200]}")
 
 
-def _told(error: Exception) -> dict[str, str]:
+def _told(error: Exception) -> dict[str, Any]:
     service = error.service if isinstance(error, ServiceUnavailable) else ""
     message = said(error).removeprefix(f"{service} is not available: ")
-    return {"type": type(error).__name__, "message": message, "service": service}
+    told: dict[str, Any] = {"type": type(error).__name__, "message": message, "service": service}
+    if isinstance(error, OSError) and error.errno is not None:
+        told["os_error"] = [error.errno, error.strerror, error.filename and str(error.filename)]
+    return told

@@ -25,11 +25,13 @@ class Raised:
     """The handler, or what is needed to call it, failed.
 
     `traceback` is for the job's log alone. `delay_seconds` is the handler's own wish.
+    `process_died`: what ran it is gone, without a word.
     """
 
     error: JobError
     traceback: str | None = None
     delay_seconds: float | None = None
+    process_died: bool = False
 
 
 Ending = Returned | Raised

@@ -27,6 +27,11 @@ class HandlerCall:
         match await self._call(run):
             case Returned(result_json):
                 return completed(result_json)
+            case Raised(error, process_died=True) if run.is_suspect:
+                outcome = run.failed_as_killer(error)
+                if outcome.error is not None:
+                    run.write("error", f"{outcome.error.type}: {outcome.error.message}")
+                return outcome
             case Raised(error, traceback, delay_seconds):
                 # The end of a handler that was told to stop has been said already.
                 if run.stop.reason is None or error.type != asyncio.CancelledError.__name__:
@@ -35,7 +40,7 @@ class HandlerCall:
                 return run.failed(error, delay_seconds)
 
     async def _call(self, run: Run) -> Ending:
-        if run.job_type.isolation == "process":
+        if run.is_isolated:
             return await self._processes.call(self._errand(run), run.services)
         call = Call(
             job_type=run.job_type,
@@ -63,5 +68,6 @@ class HandlerCall:
             payload_json=run.job.payload_json,
             checkpoint_json=run.job.checkpoint_json,
             result_max_bytes=self._result_max_bytes,
+            memory_mib=run.job_type.memory_mib,
             log_level=logging.getLogger().getEffectiveLevel(),
         )

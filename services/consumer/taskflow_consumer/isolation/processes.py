@@ -31,17 +31,20 @@ LAST_WORDS_SECONDS = 2.0
 """How long it may take to read what a dead child has sent."""
 KILL_SECONDS = 5.0
 """How long a kill may take; a process in an uninterruptible wait is left behind."""
+_UNTOLD = 255
+"""What multiprocessing says of a child whose fork server died before it could tell."""
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Child:
-    """A process of ours; `exited` is done when it has ended."""
+    """A process of ours; `exited` is done when it has ended. It lives while `lifeline` is open."""
 
     process: BaseProcess
     pid: int
     exited: "asyncio.Future[None]"
+    lifeline: socket.socket
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -93,20 +96,22 @@ class Processes:
             ending = Raised(_death(f"sent what its consumer can't understand ({error})"))
         finally:
             exit_code = await self._end(running)
-        return ending or _died(exit_code)
+        return ending or _died(exit_code, errand.memory_mib)
 
     async def _start(self) -> _Child:
         ours, theirs = socket.socketpair()
-        launch = asyncio.ensure_future(self._in_keeper(lambda: self._launch(theirs)))
+        lifeline, its_end = socket.socketpair()
+        launch = asyncio.ensure_future(self._in_keeper(lambda: self._launch(theirs, its_end)))
         try:
             process, pid = await asyncio.shield(launch)
             reader, writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             # A launch can't be called back; but a child without its pipe ends at once.
             ours.close()
+            lifeline.close()
             launch.add_done_callback(_look_at)
             raise
-        return _Child(process, pid, _readable(process.sentinel), reader, writer)
+        return _Child(process, pid, _readable(process.sentinel), lifeline, reader, writer)
 
     def _try_out(self) -> None:
         _block_sigterm()
@@ -115,10 +120,14 @@ class Processes:
         process.join()
         process.close()
 
-    def _launch(self, connection: socket.socket) -> tuple[BaseProcess, int]:
-        with connection:
+    def _launch(
+        self, connection: socket.socket, lifeline: socket.socket
+    ) -> tuple[BaseProcess, int]:
+        with connection, lifeline:
             for tries_left in reversed(range(LAUNCH_TRIES)):
-                process = self._context.Process(target=child.main, args=(connection,), name="job")
+                process = self._context.Process(
+                    target=child.main, args=(connection, lifeline), name="job"
+                )
                 _block_sigterm()
                 try:
                     process.start()
@@ -136,6 +145,7 @@ class Processes:
     async def _end(self, running: _Child) -> int | None:
         """Kill what is left of the child and of its group; its exit code, unless unknown."""
         running.kill_group()
+        running.lifeline.close()
         running.writer.close()
         await asyncio.wait({running.exited}, timeout=KILL_SECONDS)
         asyncio.get_running_loop().remove_reader(running.process.sentinel)
@@ -207,13 +217,23 @@ def _reap(process: BaseProcess) -> int | None:
     return exit_code
 
 
-def _died(exit_code: int | None) -> Raised:
+def _died(exit_code: int | None, memory_mib: int | None) -> Raised:
     if exit_code is None:
         return Raised(_death("does not answer and can't be killed"))
+    if exit_code == _UNTOLD:
+        # It may have died of the fork server's death, and that says nothing against this job.
+        return Raised(_death(f"is gone, by exit code {exit_code} or along with the fork server"))
     if exit_code >= 0:
-        return Raised(_death(f"ended by itself with exit code {exit_code}"))
+        return _gone(f"ended by itself with exit code {exit_code}")
     hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
-    return Raised(_death(f"was killed by {_signal_name(-exit_code)}{hint}"))
+    if memory_mib is not None and not hint:
+        # Code in C seldom bears an allocation that fails.
+        hint = f" (its memory is limited to {memory_mib} MiB)"
+    return _gone(f"was killed by {_signal_name(-exit_code)}{hint}")
+
+
+def _gone(how: str) -> Raised:
+    return Raised(_death(how), process_died=True)
 
 
 def _signal_name(number: int) -> str:

@@ -40,6 +40,7 @@ class LoopServices:
         self._checkpoints = checkpoints
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self.stop_was_seen = False
 
         def emit(percent: float, message: str | None) -> None:
             progress.report(job.attempt, percent, message)
@@ -48,8 +49,10 @@ class LoopServices:
 
     @property
     def stopped(self) -> bool:
-        """Whether the attempt has been told to stop."""
-        return self._stop.reason is not None
+        """Whether the attempt has been told to stop; `stop_was_seen` notes that it was asked."""
+        stopped = self._stop.reason is not None
+        self.stop_was_seen = self.stop_was_seen or stopped
+        return stopped
 
     def close(self) -> None:
         """The outcome is decided: pass on the last progress, and keep nothing more."""

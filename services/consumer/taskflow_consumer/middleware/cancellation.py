@@ -38,6 +38,8 @@ class Cancellation:
                 return handler.result()
             reason = run.stop.ordered.result()
             await self._stop(run, handler, reason)
+            if reason is StopReason.SHUTDOWN and _is_genuine(run, handler):
+                return handler.result()
             return run.outcome_of_stop(reason)
         finally:
             if run.lingering is None:
@@ -48,7 +50,7 @@ class Cancellation:
     ) -> None:
         run.write("warning", f"stopped: {_WORDS[reason]}")
         grace_seconds = self._grace_seconds
-        if not run.job_type.runs_in_thread:
+        if not run.runs_in_thread:
             handler.cancel()
         elif reason is StopReason.TIMEOUT:
             # A thread can't be interrupted, only told; and this one has had its time.
@@ -57,3 +59,12 @@ class Cancellation:
         if not handler.done():
             run.lingering = handler
             run.write("warning", "the handler goes on regardless and keeps its slot until it ends")
+
+
+def _is_genuine(run: Run, handler: "asyncio.Task[Outcome | None]") -> bool:
+    """Whether a handler came to its own end in the time that it was given to clean up.
+
+    A thread that has not looked whether it is to stop does not know that it was told so: what it
+    returns is all of its work, which would be done once more for nothing.
+    """
+    return run.runs_in_thread and handler.done() and not run.services.stop_was_seen

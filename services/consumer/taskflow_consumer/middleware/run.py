@@ -21,8 +21,9 @@ LOGGER_NAME = "taskflow"
 class Run:
     """An attempt that this process runs now.
 
-    `settled` is done when the outcome is recorded, or there is none to record; `lingering` is the
-    handler's task where it goes on all the same.
+    `is_isolated`: its handler runs in a process of its own, by its type or because an earlier
+    attempt has lost its worker. `settled` is done when the outcome is recorded, or there is none to
+    record; `lingering` is the handler's task where it goes on all the same.
     """
 
     job: ClaimedJob
@@ -31,6 +32,7 @@ class Run:
     services: LoopServices
     stop: Stop
     random: random.Random
+    is_isolated: bool
     settled: asyncio.Future[None]
     lingering: asyncio.Task[Outcome | None] | None = None
     started_at: float = field(default_factory=time.monotonic)
@@ -46,6 +48,16 @@ class Run:
         if self.job.timeout_seconds is not None:
             return self.job.timeout_seconds
         return self.job_type.timeout_seconds
+
+    @property
+    def runs_in_thread(self) -> bool:
+        """Whether its handler runs in a thread of this process, where nothing can interrupt it."""
+        return not self.is_isolated and not self.job_type.is_async
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it runs apart for nothing but its losses."""
+        return self.is_isolated and self.job_type.isolation is None
 
     @property
     def seconds(self) -> float:
@@ -65,6 +77,21 @@ class Run:
             backoff=self.job_type.backoff,
             random_unit=self.random.random(),
             delay_seconds=delay_seconds,
+        )
+
+    def failed_as_killer(self, death: JobError) -> Outcome:
+        """The outcome of a suspect whose own process died: now its losses count as well."""
+        return outcomes.failed(
+            JobError(
+                "worker_lost",
+                f"{death.message} An earlier attempt lost its worker too: this job kills what"
+                " runs it.",
+                retryable=True,
+            ),
+            failures=self.job.failures_if_this_fails + self.job.losses,
+            attempts_left=self.job.attempts_left - self.job.losses,
+            backoff=self.job_type.backoff,
+            random_unit=self.random.random(),
         )
 
     def outcome_of_stop(self, reason: StopReason) -> Outcome | None:

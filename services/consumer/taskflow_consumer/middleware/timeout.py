@@ -26,7 +26,7 @@ class Timeout:
         if seconds is None:
             return await next_step(run)
         # An isolated handler runs in a process of its own, whatever it does there.
-        if run.job_type.isolation is None:
+        if not run.is_isolated:
             self._hold(run, seconds + self._hang_after_seconds)
         alarm = asyncio.get_running_loop().call_later(seconds, run.stop.order, StopReason.TIMEOUT)
         try:

@@ -267,6 +267,40 @@ async def test_the_sibling_of_a_killed_parent_ends(parent: Parent, jobs: Jobs) -
     await lapsed(jobs, attempt)
 
 
+async def test_the_leases_of_a_killed_parent_end_at_once_and_no_others(
+    parent: Parent, jobs: Jobs
+) -> None:
+    held = [await start_job(jobs) for _ in range(3)]
+    another = await start_job(jobs)
+    for attempt in held:
+        parent.tell("hold", attempt.job_id, attempt.number, None)
+    for attempt in held:
+        await renewed(jobs, attempt)
+    await jobs.connection.execute(
+        "UPDATE jobs SET lease_expires_at = now() + interval '1 hour' WHERE id <> $1",
+        held[0].job_id,
+    )
+    parent.process.kill()
+
+    for attempt in held:
+        await lapsed(jobs, attempt)
+
+    assert await lease_left(jobs, another) > 60
+    now = await database_time(jobs.connection)
+    rescued = await rescue(jobs.connection, expired_before=now)
+    assert {job.job_id for job in rescued} == {attempt.job_id for attempt in held}
+
+
+async def test_a_parent_that_hangs_up_and_lives_keeps_its_leases(
+    heartbeat: Heartbeat, jobs: Jobs
+) -> None:
+    attempt = await start_job(jobs)
+    heartbeat.hold(attempt, None)
+    await renewed(jobs, attempt)
+    await heartbeat.stop()
+    assert await lease_left(jobs, attempt) > 0
+
+
 async def test_the_sibling_of_a_killed_parent_ends_though_postgresql_is_frozen(
     clean_database: str, jobs: Jobs
 ) -> None:

@@ -4,126 +4,25 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from taskflow.db.pool import Database
-from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import delete
+from taskflow.jobs.erasures import take_due_erasures
 from taskflow.jobs.finishing import finish
-from taskflow.jobs.log_index import LogChunk, list_chunks
 from taskflow.jobs.outcomes import completed
-from taskflow.object_store import ObjectStore
-from taskflow.sdk.context import AttemptLog
 from taskflow_consumer.log_shipper import LogShipper
-from taskflow_testing.clients import open_pool, open_store
-from taskflow_testing.jobs import TENANT, Jobs
-from taskflow_testing.object_store import TestBucket
-from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.clients import open_pool
+from taskflow_testing.jobs import TENANT
 from taskflow_testing.waiting import eventually
 
+from .log_shipping import Setup, Shippers, write
+
 OTHER_TENANT = UUID("00000000-0000-7000-8000-000000000002")
-NEVER = 3600.0
-
-
-class Setup:
-    """A shipper, the servers it uses through proxies, and the same servers without."""
-
-    def __init__(
-        self, jobs: Jobs, store: ObjectStore, s3_proxy: TcpProxy, database_proxy: TcpProxy
-    ) -> None:
-        self.jobs = jobs
-        self.store = store
-        self.s3 = s3_proxy
-        self.database = database_proxy
-
-    async def chunks(self, job: ClaimedJob) -> list[LogChunk]:
-        return await list_chunks(self.jobs.connection, job.tenant_id, job.attempt.job_id)
-
-    async def lines(self, job: ClaimedJob) -> list[dict[str, Any]]:
-        """What is stored of the job's log, after a check that the rows tell the truth."""
-        found: list[dict[str, Any]] = []
-        for chunk in await self.chunks(job):
-            stored = chunk.stored
-            data = await self.store.get(stored.object_key, stored.byte_offset, stored.byte_length)
-            assert len(data) == stored.byte_length
-            assert data.endswith(b"\n")
-            lines = [json.loads(line) for line in data.splitlines()]
-            assert len(lines) == chunk.line_count
-            assert {line["attempt"] for line in lines} == {chunk.attempt}
-            found += lines
-        return found
-
-    async def messages(self, job: ClaimedJob) -> list[str]:
-        return [line["message"] for line in await self.lines(job)]
-
-    async def wait_for(self, job: ClaimedJob, message: str) -> list[str]:
-        """The job's messages, as soon as the last one is this."""
-
-        async def look() -> list[str] | None:
-            found = await self.messages(job)
-            return found if found and re.fullmatch(message, found[-1]) else None
-
-        return await eventually(look)
-
-
-class Shippers:
-    """Starts shippers and ends them with the test."""
-
-    def __init__(self, store: ObjectStore, database: Database) -> None:
-        self._store = store
-        self._database = database
-        self.started: list[LogShipper] = []
-
-    def start(self, **changes: Any) -> LogShipper:
-        options: dict[str, Any] = {
-            "flush_seconds": NEVER,
-            "attempt_max_bytes": 64 * 1024 * 1024,
-            "buffer_max_bytes": 128 * 1024 * 1024,
-        } | changes
-        shipper = LogShipper(self._store, self._database, uuid7(), **options)
-        shipper.start()
-        self.started.append(shipper)
-        return shipper
-
-
-@pytest.fixture
-async def setup(clean_database: str, s3: TestBucket) -> AsyncIterator[Setup]:
-    async with AsyncExitStack() as stack:
-        connection = await asyncpg.connect(clean_database)
-        stack.push_async_callback(connection.close)
-        yield Setup(
-            Jobs(connection),
-            await stack.enter_async_context(open_store(s3)),
-            await stack.enter_async_context(TcpProxy(s3.endpoint)),
-            await stack.enter_async_context(TcpProxy(clean_database)),
-        )
-
-
-@pytest.fixture
-async def shippers(setup: Setup, s3: TestBucket) -> AsyncIterator[Shippers]:
-    async with (
-        open_store(s3, endpoint=setup.s3.url, timeout_seconds=1.0) as store,
-        open_pool(setup.database.url) as database,
-    ):
-        shippers = Shippers(store, database)
-        yield shippers
-        setup.s3.thaw()
-        for shipper in shippers.started:
-            await shipper.drain(1.0)
-
-
-def write(log: AttemptLog, *messages: str, **fields: Any) -> None:
-    for message in messages:
-        log.write("info", message, "job", fields)
 
 
 async def test_the_log_of_a_finished_job_is_there_within_well_under_a_second(
@@ -566,7 +465,7 @@ async def test_a_shipper_that_was_never_started_drains_at_once(
         await asyncio.wait_for(shipper.drain(5.0), 1)
 
 
-async def test_lines_of_a_job_that_was_deleted_meanwhile_stay_unnamed(
+async def test_lines_of_a_job_that_was_deleted_meanwhile_stay_unnamed_and_are_erased(
     setup: Setup, shippers: Shippers
 ) -> None:
     job, other = await setup.jobs.start(), await setup.jobs.start()
@@ -581,6 +480,14 @@ async def test_lines_of_a_job_that_was_deleted_meanwhile_stay_unnamed(
     setup.s3.come_back()
     await setup.wait_for(other, "late")
     assert await setup.chunks(job) == []
+    connection = setup.jobs.connection
+    # The deletion itself knew of no lines.
+    by_deletion, by_late_lines = await take_due_erasures(connection, limit=5)
+    assert by_deletion.log_ranges == []
+    assert (by_late_lines.tenant_id, by_late_lines.job_id) == (TENANT, job.attempt.job_id)
+    (stored,) = by_late_lines.log_ranges
+    data = await setup.store.get(stored.object_key, stored.byte_offset, stored.byte_length)
+    assert [json.loads(line)["message"] for line in data.splitlines()] == ["late"]
 
 
 async def test_an_outage_is_told_once_with_its_end(setup: Setup, shippers: Shippers) -> None:

@@ -26,8 +26,10 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
+from taskflow_consumer.lane_consumer import LaneConsumer
+from taskflow_consumer.last_words import LastWords
 from taskflow_consumer.recorder import Recorder
-from taskflow_consumer.subscriber import Claimer, Subscriber
+from taskflow_consumer.subscriber import MISSES_ALLOWED, Claimer, Subscriber
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
@@ -110,7 +112,7 @@ async def database(clean_database: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(resources.broker(amqp_url, "test"))
+        broker = await stack.enter_async_context(resources.broker(amqp_url, "test", LastWords()))
         await asyncio.wait_for(broker.wait_connected(), 20)
         async with broker.short_channel() as channel:
             queues = [topology.lane_queue(lane) for lane in LANES]
@@ -130,9 +132,13 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
             *, concurrency: int = 4, url: str = amqp_url, publishing: Broker = broker
         ) -> House:
             house = House()
-            consuming = await stack.enter_async_context(resources.broker(url, "consume"))
+            consuming = await stack.enter_async_context(
+                resources.broker(url, "consume", LastWords())
+            )
             publisher = Publisher(publishing, timeout_seconds=5)
-            relay = await stack.enter_async_context(resources.relay(publisher, database))
+            relay = await stack.enter_async_context(
+                resources.relay(publisher, database, LastWords())
+            )
             ours: Any = Ours()
             registry = house.registry()
             executor = Executor(
@@ -301,7 +307,7 @@ async def test_what_was_claimed_starts_though_the_broker_takes_nothing(
 ) -> None:
     async with (
         TcpProxy(amqp_url) as proxy,
-        resources.broker(proxy.url, "publish") as publishing,
+        resources.broker(proxy.url, "publish", LastWords()) as publishing,
     ):
         await asyncio.wait_for(publishing.wait_connected(), 20)
         house = await start(publishing=publishing, concurrency=3)
@@ -400,3 +406,41 @@ async def test_a_pointer_that_was_replaced_does_not_circle(
 
     await eventually(lane_is_empty)
     assert await depth(broker, topology.retry_exchange(5)) == 1
+
+
+async def test_a_consumer_that_was_forgotten_subscribes_anew_when_it_misses_something(
+    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_consumer.subscriber.WATCHDOG_SECONDS", 0.3)
+    resume, look = LaneConsumer.resume, Subscriber._forgotten_lanes
+    deaf: set[LaneConsumer] = set()
+    looks: list[list[str]] = []
+
+    async def resume_in_vain(consumer: LaneConsumer) -> None:
+        """The first of each lane believes that it consumes, and the broker knows nothing of it."""
+        if len(deaf) < len(LANES):
+            deaf.add(consumer)
+        if consumer in deaf:
+            consumer._consumes = True
+        else:
+            await resume(consumer)
+
+    async def note(subscriber: Subscriber) -> list[str]:
+        looks.append(await look(subscriber))
+        return looks[-1]
+
+    monkeypatch.setattr(LaneConsumer, "resume", resume_in_vain)
+    monkeypatch.setattr(Subscriber, "_forgotten_lanes", note)
+    house = await start()
+
+    async def looked_often() -> bool:
+        return len(looks) >= 2 * MISSES_ALLOWED
+
+    await eventually(looked_often)
+    # Without a message it may be a queue whose leader doesn't answer.
+    assert not any(looks)
+
+    await reach(jobs, await post("missed"), "completed")
+
+    assert ["default.medium"] in looks
+    assert house.seen == [("missed", 1)]

@@ -1,5 +1,7 @@
 """Sends what is due: jobs whose time has come, retries, and what could not be published before."""
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import structlog
@@ -9,6 +11,9 @@ from taskflow.jobs.dispatch import SLICE, stamp_due
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.relay import Dispatch, Relay
+
+PATIENCE_SECONDS = 1.0
+"""For how long a slice is waited for; a lane that keeps its confirms back must not delay others."""
 
 log = structlog.get_logger(__name__)
 
@@ -27,8 +32,11 @@ class DispatchDue:
         if not self._relay.ready:
             return False
         async with self._database.connection() as connection:
-            due = await stamp_due(connection, without=tuple(self._refusing))
-        await publish(self._relay, due)
+            without = tuple(self._refusing | self._relay.lanes_under_way)
+            due = await stamp_due(connection, without=without)
+        sent = self._relay.send(Dispatch(pointer) for pointer in due)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sent.wait(), PATIENCE_SECONDS)
         self._set_refusing_lanes_aside(due)
         more = len(due) == SLICE
         if not more:
@@ -50,6 +58,4 @@ class DispatchDue:
 
 async def publish(relay: Relay, pointers: Sequence[Pointer]) -> None:
     """Publish pointers whose stamps are committed; returns when each is sent or given up."""
-    relay.send(Dispatch(pointer) for pointer in pointers)
-    if pointers:
-        await relay.wait_idle()
+    await relay.send(Dispatch(pointer) for pointer in pointers).wait()

@@ -2,7 +2,8 @@
 
 Messages are never counted against rows: a queue's depth leaves out what is unacked or on its way
 back from a rung, and duplicates hide losses. A pointer is lost when newer ones have been claimed
-from its lane for long, or when its lane has been empty for long.
+from its lane for long, or when its lane has been empty for long. Before the latter is believed, the
+queue itself is asked: one without a leader is reported as empty, and holds a whole backlog.
 """
 
 from datetime import datetime
@@ -62,16 +63,17 @@ class RepublishLost:
 
     async def _is_empty_for_long(self, lane: Lane) -> bool:
         try:
-            depth = await self._depths.look(lane)
+            if await self._depths.look(lane) == 0:
+                looks = self._empty.setdefault(lane, Continuity(self._longest_gap))
+                if looks.look() < self._lost_after:
+                    return False
+                if await self._depths.is_proven_empty(lane):
+                    return True
         except ServiceUnavailable as error:
             # One queue that doesn't answer must not hide the losses of all others.
             log.warning("lane_not_seen", lane=lane.key, error=str(error))
-            depth = None
-        if depth != 0:
-            self._empty.pop(lane, None)
-            return False
-        looks = self._empty.setdefault(lane, Continuity(self._longest_gap))
-        return looks.look() >= self._lost_after
+        self._empty.pop(lane, None)
+        return False
 
     async def _republish(self, lane: Lane) -> bool:
         async with self._database.connection() as connection:

@@ -5,7 +5,7 @@ They lie in the alternate exchange's queue: a lane was missing, or its queue ref
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -14,10 +14,11 @@ import structlog
 from aio_pika import DeliveryMode, Message
 
 from taskflow.broker import topology
-from taskflow.broker.connection import Broker
+from taskflow.broker.connection import BROKER_ERRORS, Broker
 from taskflow.broker.message import UndecodableMessage, decode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.dispatch import SLICE, unstamp_unrouted
 
 ARRIVAL_TIMEOUT_SECONDS = 2.0
@@ -45,14 +46,16 @@ class ReturnUnrouted:
             self._broker.short_channel() as channel,
         ):
             underlay = await channel.get_underlay_channel()
-            async with asyncio.timeout(BROKER_TIMEOUT_SECONDS):
-                messages, more = await _take(underlay)
+            with _outages():
+                async with asyncio.timeout(BROKER_TIMEOUT_SECONDS):
+                    messages, more = await _take(underlay)
             if not messages:
                 return False
             pointers = await self._sort_out(messages)
             unstamped = await unstamp_unrouted(connection, pointers)
             self._publisher.forget_lanes()
-            await underlay.basic_ack(messages[-1].delivery_tag or 0, multiple=True)
+            with _outages():
+                await underlay.basic_ack(messages[-1].delivery_tag or 0, multiple=True)
         log.warning("unrouted_returned", messages=len(messages), jobs=unstamped)
         return more
 
@@ -71,6 +74,14 @@ class ReturnUnrouted:
             else:
                 pointers.append((pointer.job_id, pointer.pointer_at))
         return pointers
+
+
+@contextlib.contextmanager
+def _outages() -> Iterator[None]:
+    try:
+        yield
+    except BROKER_ERRORS as error:
+        raise ServiceUnavailable("RabbitMQ", str(error) or type(error).__name__) from error
 
 
 async def _take(

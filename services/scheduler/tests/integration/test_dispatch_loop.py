@@ -1,3 +1,4 @@
+import asyncio
 from uuid import UUID
 
 import pytest
@@ -94,3 +95,39 @@ async def test_a_lane_that_refuses_does_not_starve_the_others(
     assert publisher.refusals <= 3 * SLICE
     unsent = await jobs.connection.fetch("SELECT id FROM jobs WHERE pointer_at IS NULL")
     assert sorted(row["id"] for row in unsent) == sorted(refused)
+
+
+class MutePublisher(Publisher):
+    """A broker of which one lane confirms nothing, as a queue does without its majority."""
+
+    mute: Lane
+    unanswered = 0
+
+    async def publish(self, pointer: Pointer) -> None:
+        if pointer.lane == self.mute:
+            self.unanswered += 1
+            await asyncio.Event().wait()
+        await super().publish(pointer)
+
+
+async def test_a_lane_that_confirms_nothing_delays_the_others_by_a_moment(
+    jobs: Jobs, database: Database, broker: Broker, lane: Lane
+) -> None:
+    publisher = MutePublisher(broker, timeout_seconds=5)
+    publisher.mute = Lane(lane.queue, Priority.LOW)
+    await submit_undispatched(jobs, publisher.mute, 2 * SLICE)
+    await jobs.connection.execute("UPDATE jobs SET run_at = run_at - interval '1 hour'")
+    await submit_undispatched(jobs, lane, 3)
+    relay = Relay(publisher, database)
+    relay.start()
+    dispatch = DispatchDue(database, relay)
+
+    async with asyncio.timeout(5):
+        while await dispatch.round():
+            pass
+
+    assert await LaneDepths(broker).look(lane) == 3
+    # Nor does it get another slice while one is on its way.
+    left = "SELECT count(*) FROM jobs WHERE priority = 'low' AND pointer_at IS NULL"
+    assert await jobs.connection.fetchval(left) == SLICE
+    await relay.stop(0)

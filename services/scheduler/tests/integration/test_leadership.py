@@ -1,18 +1,21 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pytest
 
-from taskflow_scheduler.leadership import SILENCE_SECONDS, Leadership
+from taskflow_scheduler.leadership import LOCK_ID, SILENCE_SECONDS, WORD_EVERY_SECONDS, Leadership
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
 
 @asynccontextmanager
-async def candidate(database_url: str) -> AsyncIterator[Leadership]:
-    leadership = Leadership(database_url)
+async def candidate(
+    database_url: str, is_able: Callable[[], bool] = lambda: True
+) -> AsyncIterator[Leadership]:
+    leadership = Leadership(database_url, is_able=is_able)
     leadership.start()
     try:
         yield leadership
@@ -86,6 +89,89 @@ async def test_a_leader_whose_session_is_ended_is_elected_again(
 
         await eventually(deposed)
         await until_leading(leader)
+
+
+class Broker:
+    """Whether a candidate has one."""
+
+    def __init__(self, *, connected: bool) -> None:
+        self.connected = connected
+
+    def __call__(self) -> bool:
+        return self.connected
+
+
+async def until_able(jobs: Jobs, candidates: int) -> None:
+    """Return when so many have said that they have the broker."""
+
+    async def said() -> bool:
+        found = await jobs.connection.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'"
+            " AND (classid::bigint << 32) | objid::bigint = $1 AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())",
+            LOCK_ID + 1,
+        )
+        return bool(found == candidates)
+
+    await eventually(said)
+
+
+@pytest.fixture
+def quick_to_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskflow_scheduler.leadership.YIELD_AFTER_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("quick_to_yield")
+async def test_a_leader_without_the_broker_gives_way_to_one_that_has_it(
+    clean_database: str, jobs: Jobs
+) -> None:
+    first_has, second_has = Broker(connected=True), Broker(connected=True)
+    async with candidate(clean_database, first_has) as first:
+        await until_leading(first)
+        async with candidate(clean_database, second_has) as second:
+            await until_able(jobs, 2)
+            first_has.connected = False
+            await until_leading(second)
+            assert not first.leads
+            # Neither is better off now, so nobody gives way; the first one would have by then.
+            second_has.connected = False
+            await stays_leading(second)
+            first_has.connected = True
+            await until_leading(first)
+
+
+@pytest.mark.usefixtures("quick_to_yield")
+async def test_where_nobody_has_the_broker_there_is_a_leader_that_stays(
+    clean_database: str, jobs: Jobs
+) -> None:
+    async with candidate(clean_database, Broker(connected=False)) as first:
+        await until_leading(first)
+        async with candidate(clean_database, Broker(connected=False)):
+            await until_refused(jobs)
+            await stays_leading(first)
+
+
+@pytest.mark.usefixtures("quick_to_yield")
+async def test_a_leader_that_lacks_the_broker_for_a_moment_stays(
+    clean_database: str, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_scheduler.leadership.YIELD_AFTER_SECONDS", 60.0)
+    first_has = Broker(connected=True)
+    async with candidate(clean_database, first_has) as first:
+        await until_leading(first)
+        async with candidate(clean_database):
+            await until_able(jobs, 2)
+            first_has.connected = False
+            await stays_leading(first)
+
+
+async def stays_leading(leadership: Leadership) -> None:
+    """Three words long; a leader that gives way does so with one of them."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 3 * WORD_EVERY_SECONDS
+    while loop.time() < until:
+        assert leadership.leads
+        await asyncio.sleep(0.05)
 
 
 async def end_sessions(connection: asyncpg.Connection) -> None:

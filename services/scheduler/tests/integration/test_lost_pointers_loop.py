@@ -180,3 +180,72 @@ async def test_a_lane_that_cannot_be_seen_hides_no_other(
     await rounds_until_republished(loop, 1)
     assert await contents(broker, lane) == [job_id]
     await blind.close()
+
+
+class WithoutLeader(LaneDepths):
+    """What RabbitMQ says of a quorum queue whose leader doesn't answer: 0 messages."""
+
+    looks = 0
+
+    async def look(self, _: Lane) -> int:
+        self.looks += 1
+        return 0
+
+
+async def rounds_until_looked(loop: RepublishLost, depths: WithoutLeader, seconds: float) -> None:
+    ends_at = asyncio.get_running_loop().time() + seconds
+
+    async def long_enough() -> bool:
+        await loop.round()
+        return depths.looks > 5 and asyncio.get_running_loop().time() > ends_at
+
+    await eventually(long_enough)
+
+
+async def test_a_queue_that_is_only_said_to_be_empty_is_not_filled_twice(
+    jobs: Jobs, database: Database, broker: Broker, relay: Relay, lane: Lane
+) -> None:
+    ids = await send(jobs, relay, lane, 20)
+    depths = WithoutLeader(broker)
+    loop = RepublishLost(
+        database, relay, depths, lost_after_seconds=LOST_AFTER, longest_gap_seconds=0.5
+    )
+
+    await rounds_until_looked(loop, depths, 3 * LOST_AFTER)
+
+    assert loop.republished == 0
+    assert sorted(await contents(broker, lane)) == sorted(ids)
+    await depths.close()
+
+
+async def test_a_queue_that_does_not_answer_counts_as_unseen(
+    jobs: Jobs, database: Database, broker: Broker, relay: Relay, lane: Lane
+) -> None:
+    class Silent(WithoutLeader):
+        async def is_proven_empty(self, _: Lane) -> bool:
+            raise ServiceUnavailable("RabbitMQ", "the queue has no leader")
+
+    await send(jobs, relay, lane, 3)
+    await purge(broker, lane)
+    depths = Silent(broker)
+    loop = RepublishLost(
+        database, relay, depths, lost_after_seconds=LOST_AFTER, longest_gap_seconds=0.5
+    )
+    await rounds_until_looked(loop, depths, 3 * LOST_AFTER)
+    assert loop.republished == 0
+
+
+async def test_only_the_queue_itself_proves_that_it_is_empty(
+    jobs: Jobs, broker: Broker, relay: Relay, depths: LaneDepths, lane: Lane
+) -> None:
+    assert await depths.is_proven_empty(lane)  # There is no such queue.
+    ids = await send(jobs, relay, lane, 2)
+    assert not await depths.is_proven_empty(lane)
+
+    async def has_both() -> bool:
+        return await depths.look(lane) == 2
+
+    await eventually(has_both)
+    assert sorted(await contents(broker, lane)) == sorted(ids)
+    await purge(broker, lane)
+    assert await depths.is_proven_empty(lane)

@@ -1,15 +1,21 @@
+import asyncio
+import functools
 import time
 from uuid import UUID
 
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.db.pool import Database
 from taskflow.errors import ServiceUnavailable
+from taskflow.jobs.lanes import Lane
 from taskflow.relay import Relay
+from taskflow_scheduler.lane_depths import LaneDepths
 from taskflow_scheduler.loops.rescue import RescueOrphans
+from taskflow_scheduler.loops.unclaimed import RepeatPointers
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.waiting import eventually
 
@@ -18,12 +24,36 @@ pytestmark = pytest.mark.broker
 BEAT = 0.5
 
 
+@pytest.fixture
+def unclaimed(database: Database, broker: Broker, relay: Relay) -> RepeatPointers:
+    return RepeatPointers(database, relay, LaneDepths(broker))
+
+
+@pytest.fixture
+def loop(database: Database, relay: Relay, unclaimed: RepeatPointers) -> RescueOrphans:
+    return RescueOrphans(database, relay, unclaimed, heartbeat_seconds=BEAT)
+
+
 async def lose(jobs: Jobs, **changes: object) -> UUID:
     job_id = (await jobs.start(**changes)).attempt.job_id
     await jobs.connection.execute(
         "UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = $1", job_id
     )
     return job_id
+
+
+async def until_in_lane(broker: Broker, lane: Lane) -> None:
+    depths = LaneDepths(broker)
+
+    async def is_there() -> bool:
+        return await depths.look(lane) == 1
+
+    await eventually(is_there)
+    await depths.close()
+
+
+def refuse() -> None:
+    raise ServiceUnavailable("PostgreSQL", "it is away")
 
 
 async def rounds_until_rescued(loop: RescueOrphans) -> float:
@@ -40,9 +70,8 @@ async def rounds_until_rescued(loop: RescueOrphans) -> float:
 
 
 async def test_a_new_leader_holds_off_for_two_beats_then_acts_at_once(
-    jobs: Jobs, database: Database, relay: Relay
+    jobs: Jobs, loop: RescueOrphans
 ) -> None:
-    loop = RescueOrphans(database, relay, heartbeat_seconds=BEAT)
     first = await lose(jobs)
     assert await rounds_until_rescued(loop) >= 2 * BEAT
     assert await jobs.state(first) == "retrying"
@@ -50,10 +79,33 @@ async def test_a_new_leader_holds_off_for_two_beats_then_acts_at_once(
     assert await rounds_until_rescued(loop) < 2 * BEAT
 
 
-async def test_an_outage_starts_the_hold_off_anew(
-    jobs: Jobs, database: Database, relay: Relay
+async def test_who_has_watched_for_two_beats_acts_at_once_when_it_leads(
+    jobs: Jobs, loop: RescueOrphans
 ) -> None:
-    loop = RescueOrphans(database, relay, heartbeat_seconds=BEAT)
+    job_id = await lose(jobs)
+    until = time.monotonic() + 2 * BEAT
+    while time.monotonic() < until:
+        await loop.watch()
+        await asyncio.sleep(BEAT / 10)
+    assert await jobs.state(job_id) == "running"
+    await loop.round()
+    assert await jobs.state(job_id) == "retrying"
+
+
+async def test_an_outage_while_it_watches_starts_the_hold_off_anew(
+    jobs: Jobs, database: Database, loop: RescueOrphans
+) -> None:
+    await lose(jobs)
+    await rounds_until_rescued(loop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "connection", refuse)
+        with pytest.raises(ServiceUnavailable):
+            await loop.watch()
+    await lose(jobs)
+    assert await rounds_until_rescued(loop) >= 2 * BEAT
+
+
+async def test_an_outage_starts_the_hold_off_anew(jobs: Jobs, loop: RescueOrphans) -> None:
     await lose(jobs)
     await rounds_until_rescued(loop)
     await jobs.connection.execute("ALTER TABLE jobs RENAME TO jobs_away")
@@ -67,9 +119,8 @@ async def test_an_outage_starts_the_hold_off_anew(
 
 
 async def test_a_gap_starts_the_hold_off_anew(
-    jobs: Jobs, database: Database, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, loop: RescueOrphans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = RescueOrphans(database, relay, heartbeat_seconds=BEAT)
     await lose(jobs)
     await rounds_until_rescued(loop)
     await lose(jobs)
@@ -79,20 +130,20 @@ async def test_a_gap_starts_the_hold_off_anew(
     assert loop.rescued == 1
 
 
-async def test_no_database_is_an_error_of_the_round(database: Database, relay: Relay) -> None:
-    loop = RescueOrphans(database, relay, heartbeat_seconds=BEAT)
+async def test_no_database_is_an_error_of_the_round(
+    database: Database, loop: RescueOrphans
+) -> None:
     await database.close()
     with pytest.raises(ServiceUnavailable):
         await loop.round()
 
 
 async def test_a_job_without_attempts_left_is_buried(
-    jobs: Jobs, database: Database, broker: Broker, relay: Relay
+    jobs: Jobs, broker: Broker, loop: RescueOrphans
 ) -> None:
     async with broker.short_channel() as channel:
         queue = await channel.get_queue(topology.DEAD_QUEUE)
         await queue.purge()
-        loop = RescueOrphans(database, relay, heartbeat_seconds=BEAT)
         job_id = await lose(jobs, max_attempts=1)
         await rounds_until_rescued(loop)
 
@@ -104,3 +155,95 @@ async def test_a_job_without_attempts_left_is_buried(
         assert dead.headers["reason"] == "worker_lost"
         await dead.ack()
     assert await jobs.state(job_id) == "failed"
+
+
+async def test_a_rescued_job_is_published_in_the_same_round(
+    jobs: Jobs, broker: Broker, loop: RescueOrphans, lane: Lane
+) -> None:
+    job_id = await lose(jobs, queue=lane.queue)
+    await rounds_until_rescued(loop)
+    assert (await jobs.row(job_id))["pointer_at"] is not None
+    await until_in_lane(broker, lane)
+
+
+async def test_without_the_broker_a_rescued_job_is_left_to_the_dispatch(
+    jobs: Jobs, broker: Broker, loop: RescueOrphans, lane: Lane
+) -> None:
+    await broker.close()
+    job_id = await lose(jobs, queue=lane.queue)
+    await rounds_until_rescued(loop)
+    assert (await jobs.row(job_id))["pointer_at"] is None
+
+
+async def test_a_pointer_that_a_frozen_worker_holds_is_followed_by_others(
+    jobs: Jobs, broker: Broker, unclaimed: RepeatPointers, loop: RescueOrphans, lane: Lane
+) -> None:
+    async with broker.short_channel() as channel:
+        await topology.declare_lane(channel, lane)
+        held: list[str | None] = []
+        underlay = await channel.get_underlay_channel()
+
+        async def hold(message: DeliveredMessage) -> None:
+            held.append(message.header.properties.message_id)
+
+        await underlay.basic_consume(topology.lane_queue(lane), hold)
+        job_id = await lose(jobs, queue=lane.queue)
+        await rounds_until_rescued(loop)
+
+        async def is_repeated() -> bool:
+            await unclaimed.round()
+            return unclaimed.repeated >= 2
+
+        await eventually(is_repeated)
+
+        async def holds_all() -> bool:
+            return len(held) == 3
+
+        await eventually(holds_all)
+        assert set(held) == {str(job_id)}
+        # Once it is claimed, no further one follows.
+        await jobs.claim(job_id)
+
+        async def watches_nothing() -> bool:
+            await unclaimed.round()
+            return not unclaimed._watched
+
+        await eventually(watches_nothing)
+        assert unclaimed.repeated == 2
+
+
+async def test_a_pointer_that_waits_in_its_lane_is_not_repeated(
+    jobs: Jobs,
+    broker: Broker,
+    unclaimed: RepeatPointers,
+    loop: RescueOrphans,
+    lane: Lane,
+) -> None:
+    await lose(jobs, queue=lane.queue)
+    await rounds_until_rescued(loop)
+    await until_in_lane(broker, lane)
+    now = time.monotonic()
+    for second in range(1, 30):
+        unclaimed._clock = functools.partial(float, now + second)
+        await unclaimed.round()
+    assert (unclaimed.repeated, unclaimed._watched) == (0, [])
+
+
+async def test_a_lane_without_messages_or_consumers_says_nothing(
+    jobs: Jobs,
+    broker: Broker,
+    unclaimed: RepeatPointers,
+    loop: RescueOrphans,
+    lane: Lane,
+) -> None:
+    await lose(jobs, queue=lane.queue)
+    await rounds_until_rescued(loop)
+    await until_in_lane(broker, lane)
+    # Which is how RabbitMQ answers for a queue without a leader, whatever is in it.
+    async with broker.short_channel() as channel:
+        await (await channel.get_queue(topology.lane_queue(lane))).purge()
+    now = time.monotonic()
+    for second in range(1, 30):
+        unclaimed._clock = functools.partial(float, now + second)
+        await unclaimed.round()
+    assert (unclaimed.repeated, unclaimed._watched) == (0, [])

@@ -15,9 +15,10 @@ import pytest
 from taskflow.broker.connection import Broker
 from taskflow.jobs.lanes import Lane
 from taskflow_scheduler.lane_depths import LaneDepths
-from taskflow_scheduler.leadership import SILENCE_SECONDS
+from taskflow_scheduler.leadership import SILENCE_SECONDS, YIELD_AFTER_SECONDS
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.servers import TestServers
+from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
 pytestmark = pytest.mark.broker
@@ -116,6 +117,45 @@ async def test_a_signal_ends_it_at_once_and_well(
         _, errors = await process.communicate()
         assert (process.returncode, errors) == (0, b"")
         assert time.monotonic() - began_at < 5
+
+
+async def test_a_stopping_leader_hands_the_lead_over_before_its_rounds_end(
+    settings: dict[str, str], amqp_url: str, jobs: Jobs, lane: Lane, tmp_path: Path
+) -> None:
+    async with TcpProxy(amqp_url) as proxy:
+        through_proxy = settings | {"TASKFLOW_AMQP_URL": proxy.url}
+        async with scheduler(through_proxy, tmp_path) as leader:
+            first = await make_undispatched(jobs, lane)
+            await until_dispatched(jobs, first)
+            async with scheduler(settings, tmp_path) as standby:
+                await logged(standby, "broker_connected")
+                # A round that waits for confirms which don't come, for ten seconds.
+                proxy.freeze()
+                held = await make_undispatched(jobs, lane)
+                await until_dispatched(jobs, held)
+                leader.send_signal(signal.SIGTERM)
+                began_at = time.monotonic()
+                await logged(standby, "leadership_won")
+                assert time.monotonic() - began_at < 3
+                leader.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(leader.wait(), 2) == 0
+                proxy.thaw()
+
+
+async def test_a_leader_that_loses_the_broker_alone_is_replaced(
+    settings: dict[str, str], amqp_url: str, jobs: Jobs, lane: Lane, tmp_path: Path
+) -> None:
+    async with TcpProxy(amqp_url) as proxy:
+        through_proxy = settings | {"TASKFLOW_AMQP_URL": proxy.url}
+        async with scheduler(through_proxy, tmp_path) as leader:
+            first = await make_undispatched(jobs, lane)
+            await until_dispatched(jobs, first)
+            async with scheduler(settings, tmp_path) as standby:
+                await logged(standby, "scheduler_started")
+                proxy.go_down()
+                second = await make_undispatched(jobs, lane)
+                await until_dispatched(jobs, second, timeout=YIELD_AFTER_SECONDS + 10)
+                await logged(leader, "leadership_yielded")
 
 
 async def test_it_starts_and_ends_without_its_servers(

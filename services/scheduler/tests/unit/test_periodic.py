@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from aiormq.exceptions import ChannelInvalidStateError
 from structlog.testing import capture_logs
 
 from taskflow.errors import ServiceUnavailable
@@ -57,6 +58,36 @@ async def test_what_has_more_goes_on_at_once() -> None:
     await loop.stop(1)
 
 
+async def test_who_does_not_lead_watches() -> None:
+    leads = False
+    did: list[str] = []
+
+    async def round_() -> bool:
+        did.append("acted")
+        return False
+
+    async def watch() -> None:
+        did.append("watched")
+        if len(did) == 1:
+            raise ServiceUnavailable("PostgreSQL", "gone")
+
+    loop = PeriodicLoop("test", round_, every_seconds=TICK, leads=lambda: leads, watch=watch)
+    loop.start()
+
+    async def watched_twice() -> bool:
+        return len(did) >= 2
+
+    await eventually(watched_twice)
+    leads = True
+
+    async def acted() -> bool:
+        return did[-1] == "acted"
+
+    await eventually(acted)
+    await loop.stop(1)
+    assert loop.bugs == 0
+
+
 async def test_only_a_leader_acts() -> None:
     began: list[float] = []
     asked: list[float] = []
@@ -81,10 +112,13 @@ async def test_only_a_leader_acts() -> None:
     [
         (ServiceUnavailable("PostgreSQL", "away"), 0, "round_failed"),
         (ConnectionResetError("gone"), 0, "round_failed"),
+        (ChannelInvalidStateError("closed"), 0, "round_failed"),
+        (asyncio.CancelledError(), 0, "round_failed"),
         (KeyError("oops"), 2, "round_broke"),
+        (RuntimeError("a defect of ours"), 2, "round_broke"),
     ],
 )
-async def test_an_error_is_said_and_outlived(error: Exception, bugs: int, event: str) -> None:
+async def test_an_error_is_said_and_outlived(error: BaseException, bugs: int, event: str) -> None:
     began: list[float] = []
 
     async def round_() -> bool:

@@ -222,6 +222,7 @@ class Harness:
         timeout_seconds: float | None = None,
         max_attempts: int = 4,
         checkpoint: object = None,
+        losses: int = 0,
     ) -> ClaimedJob:
         """A job that this worker has claimed."""
         return ClaimedJob(
@@ -233,7 +234,8 @@ class Harness:
             checkpoint_json=None if checkpoint is None else json.dumps(checkpoint),
             timeout_seconds=timeout_seconds,
             max_attempts=max_attempts,
-            attempt_limit=max_attempts,
+            attempt_limit=max_attempts + losses,
+            losses=losses,
             created_at=datetime.now(UTC),
             started_at=datetime.now(UTC),
         )

@@ -325,6 +325,7 @@ async def test_children_can_be_spawned_where_there_is_no_fork_server(
         payload_json=job.payload_json,
         checkpoint_json=None,
         result_max_bytes=1000,
+        memory_mib=None,
         log_level=logging.INFO,
     )
     services = LoopServices(
@@ -345,8 +346,9 @@ async def test_children_can_be_spawned_where_there_is_no_fork_server(
 async def test_a_process_that_can_not_be_started_is_a_retryable_failure(
     harness: Harness, isolated_jobs: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def launch(_: processes.Processes, connection: socket.socket) -> Any:
-        connection.close()
+    def launch(_: processes.Processes, *connections: socket.socket) -> Any:
+        for connection in connections:
+            connection.close()
         raise OSError("too many open files")
 
     monkeypatch.setattr(processes.Processes, "_launch", launch)
@@ -358,7 +360,8 @@ async def test_a_process_that_can_not_be_started_is_a_retryable_failure(
     assert "too many open files" in outcome.error.message
 
 
-async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("holds_the_gil", [False, True])
+async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path, holds_the_gil: bool) -> None:
     """The consumer here is a process of its own, killed with -9 while its job runs."""
     script = tmp_path / "consumer.py"
     script.write_text(
@@ -372,7 +375,8 @@ async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path) -> None:
                 harness = Harness()
                 registry = Registry.from_modules(["isolated_sample_jobs"])
                 executor = harness.executor(registry)
-                job = harness.claim("isolated.sleep", {"seconds": 300})
+                payload = {"seconds": 300, "hold_the_gil": sys.argv[1] == "True"}
+                job = harness.claim("isolated.sleep", payload)
                 executor.start(job)
                 while not harness.lines(job):
                     await asyncio.sleep(0.05)
@@ -390,6 +394,7 @@ async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path) -> None:
     consumer = await asyncio.create_subprocess_exec(
         sys.executable,
         str(script),
+        str(holds_the_gil),
         stdout=asyncio.subprocess.PIPE,
         env={
             **os.environ,
@@ -402,3 +407,52 @@ async def test_a_child_does_not_outlive_its_consumer(tmp_path: Path) -> None:
     consumer.kill()
     await consumer.wait()
     await until(lambda: not _is_alive(pid) and not _is_alive(grandchild))
+
+
+@pytest.mark.parametrize("name", ["isolated.hungry", "isolated.hungry_async"])
+async def test_a_job_that_takes_more_memory_than_its_type_allows_fails_for_good(
+    harness: Harness, isolated_jobs: Registry, name: str
+) -> None:
+    executor = harness.executor(isolated_jobs)
+    job = harness.claim(name, {"mebibytes": 256})
+    outcome = await harness.run(executor, job)
+    assert outcome.error is not None
+    assert (outcome.kind, outcome.error.type) == (OutcomeKind.FAILED, "memory_limit")
+    assert "128 MiB" in outcome.error.message
+    assert "MemoryError" in harness.text(job)
+    assert "isolated_sample_jobs.py" in harness.text(job)
+
+    outcome = await harness.run(executor, harness.claim(name, {"mebibytes": 16}))
+    assert outcome.kind is OutcomeKind.COMPLETED, outcome
+
+
+async def test_the_least_memory_that_can_be_asked_for_is_enough_to_run(
+    harness: Harness, isolated_jobs: Registry
+) -> None:
+    executor = harness.executor(isolated_jobs)
+    outcome = await harness.run(executor, harness.claim("isolated.modest"))
+    assert outcome.kind is OutcomeKind.COMPLETED, outcome
+
+
+async def test_no_line_that_a_job_logs_can_fail_it(
+    harness: Harness, isolated_jobs: Registry
+) -> None:
+    job = harness.claim("isolated.odd_lines")
+    outcome = await harness.run(harness.executor(isolated_jobs), job)
+    assert outcome.kind is OutcomeKind.COMPLETED, outcome
+    large, nested, _ = harness.lines(job)
+    assert large.fields["number"] == hex(10**5000)
+    assert "fields_left_out" in nested.fields
+
+
+async def test_errors_of_files_are_what_they_are_without_isolation(
+    harness: Harness, isolated_jobs: Registry, tmp_path: Path
+) -> None:
+    job = harness.claim(
+        "isolated.missing_files", {"missing": str(tmp_path / "none"), "folder": str(tmp_path)}
+    )
+    outcome = await harness.run(harness.executor(isolated_jobs), job)
+    assert json.loads(outcome.result_json or "") == [
+        f"FileNotFoundError {tmp_path / 'none'}",
+        f"IsADirectoryError {tmp_path}",
+    ]

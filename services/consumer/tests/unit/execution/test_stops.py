@@ -162,6 +162,26 @@ async def test_a_thread_that_looks_at_its_context_gets_time_to_save_its_work(
     assert "regardless" not in harness.text(claimed)
 
 
+async def test_a_thread_that_ends_in_the_time_to_clean_up_has_done_its_work_at_shutdown(
+    harness: Harness,
+) -> None:
+    go = threading.Event()
+
+    @job("unaware")
+    def unaware() -> str:
+        go.wait(30)
+        return "all of it"
+
+    executor = harness.executor([unaware], stop_grace_seconds=10)
+    claimed = harness.claim("unaware")
+    executor.start(claimed)
+    await until(harness.events)
+    executor.cancel(claimed.attempt.job_id, 1, StopReason.SHUTDOWN)
+    go.set()
+    outcome = await harness.outcome(claimed)
+    assert (outcome.kind, outcome.result_json) == (OutcomeKind.COMPLETED, '"all of it"')
+
+
 async def test_draining_does_not_wait_for_a_thread_that_does_not_end(
     harness: Harness, blocker: Blocker
 ) -> None:

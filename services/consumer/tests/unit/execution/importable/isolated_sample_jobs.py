@@ -158,3 +158,43 @@ def survive_sigterm(payload: dict[str, Any]) -> str:
     os.kill(os.getpid(), signal.SIGTERM)
     shell = subprocess.run(["sh", "-c", "kill -TERM $$"], check=False)
     return f"survived; subprocess: {shell.returncode}"
+
+
+@job("isolated.odd_lines", isolation="process")
+def log_odd_lines(ctx: SyncJobContext) -> str:
+    ctx.log.info("large", number=10**5000)
+    ctx.log.info("nested", numbers=[10**5000])
+    ctx.log.info(10**5000)  # type: ignore[arg-type]
+    return "logged"
+
+
+@job("isolated.missing_files", isolation="process")
+def miss_files(payload: dict[str, str], ctx: SyncJobContext) -> list[str]:
+    seen = []
+    for path in (payload["missing"], payload["folder"]):
+        try:
+            ctx.artifacts.put_file("name", path)
+        except OSError as error:
+            seen.append(f"{type(error).__name__} {error.filename}")
+    return seen
+
+
+@job("isolated.hungry", isolation="process", memory_mib=128)
+def take_memory(payload: dict[str, int]) -> int:
+    return len(bytearray(payload["mebibytes"] * 1024 * 1024))
+
+
+@job("isolated.hungry_async", isolation="process", memory_mib=128)
+async def take_memory_async(payload: dict[str, int]) -> int:
+    kept = []
+    for _ in range(payload["mebibytes"]):
+        kept.append(bytearray(1024 * 1024))
+        await asyncio.sleep(0)
+    return len(kept)
+
+
+@job("isolated.modest", isolation="process", memory_mib=64)
+async def take_little(ctx: JobContext) -> str:
+    ctx.log.info("a line")
+    await ctx.checkpoint.save({"x": "y" * 1000})
+    return "enough"

@@ -1,0 +1,148 @@
+"""One destination that confirms nothing, beside others that do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from taskflow.broker import topology
+from taskflow.broker.connection import Broker
+from taskflow.broker.publisher import Publisher
+from taskflow.db.pool import Database, open_database
+from taskflow.errors import PublishTimedOut
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.states import Priority
+from taskflow.relay import SHARE, WINDOW, Dispatch, Relay
+from taskflow_testing.jobs import Jobs
+from taskflow_testing.waiting import eventually
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def lane() -> Lane:
+    return Lane(f"q{uuid4().hex[:12]}", Priority.MEDIUM)
+
+
+@pytest.fixture
+async def database(clean_database: str) -> AsyncIterator[Database]:
+    database = await open_database(
+        clean_database,
+        application_name="test",
+        pool_size=2,
+        statement_timeout_seconds=5,
+        acquire_timeout_seconds=5,
+    )
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def broker(amqp_url: str) -> AsyncIterator[Broker]:
+    broker = Broker(amqp_url, name="test")
+    broker.start()
+    await asyncio.wait_for(broker.wait_connected(), 20)
+    yield broker
+    await broker.close()
+
+
+class HalfMute(Publisher):
+    """A broker of which one lane confirms nothing, as a queue does without its majority."""
+
+    def __init__(self, broker: Broker, mute: Lane) -> None:
+        super().__init__(broker, timeout_seconds=5)
+        self._mute = mute
+        self.unanswered = 0
+        self.gives_up = asyncio.Event()
+
+    async def publish(self, pointer: Pointer) -> None:
+        if pointer.lane != self._mute:
+            await super().publish(pointer)
+            return
+        self.unanswered += 1
+        await self.gives_up.wait()
+        raise PublishTimedOut("not confirmed")
+
+
+@pytest.fixture
+def publisher(broker: Broker, lane: Lane) -> HalfMute:
+    return HalfMute(broker, Lane(lane.queue, Priority.LOW))
+
+
+@pytest.fixture
+async def relay(publisher: HalfMute, database: Database) -> AsyncIterator[Relay]:
+    relay = Relay(publisher, database)
+    relay.start()
+    yield relay
+    await relay.stop(0)
+
+
+async def dispatches(jobs: Jobs, lane: Lane, count: int) -> list[Dispatch]:
+    ids = [await jobs.submit(queue=lane.queue, priority=lane.priority) for _ in range(count)]
+    rows = [await jobs.row(job_id) for job_id in ids]
+    return [Dispatch(Pointer(row["id"], lane, "echo", row["pointer_at"])) for row in rows]
+
+
+async def depth(broker: Broker, lane: Lane) -> int:
+    async with broker.short_channel() as channel:
+        queue = await channel.declare_queue(topology.lane_queue(lane), passive=True)
+        return queue.declaration_result.message_count or 0
+
+
+async def unstamped(jobs: Jobs) -> int:
+    count = await jobs.connection.fetchval("SELECT count(*) FROM jobs WHERE pointer_at IS NULL")
+    return int(count)
+
+
+async def test_a_lane_that_confirms_nothing_holds_up_no_other(
+    jobs: Jobs, broker: Broker, publisher: HalfMute, relay: Relay, lane: Lane
+) -> None:
+    mute = await dispatches(jobs, Lane(lane.queue, Priority.LOW), WINDOW + 10)
+    others = await dispatches(jobs, lane, 30)
+
+    relay.send(mute)
+    await asyncio.wait_for(relay.send(others).wait(), 5)
+
+    assert await depth(broker, lane) == len(others)
+    assert publisher.unanswered == SHARE
+    assert relay.lanes_under_way == {Lane(lane.queue, Priority.LOW)}
+
+
+async def test_what_waits_for_a_lane_that_timed_out_is_left_to_the_scheduler(
+    jobs: Jobs, publisher: HalfMute, relay: Relay, lane: Lane
+) -> None:
+    given = relay.send(await dispatches(jobs, Lane(lane.queue, Priority.LOW), WINDOW + 10))
+    await asyncio.sleep(0)
+    publisher.gives_up.set()
+
+    await asyncio.wait_for(given.wait(), 5)
+
+    assert publisher.unanswered <= WINDOW
+    assert await unstamped(jobs) == WINDOW + 10
+    await asyncio.wait_for(relay.wait_idle(), 5)
+    assert relay.lanes_under_way == set()
+
+
+async def test_a_lane_is_tried_anew_by_what_comes_after_its_time_out(
+    jobs: Jobs, publisher: HalfMute, relay: Relay, lane: Lane
+) -> None:
+    mute = Lane(lane.queue, Priority.LOW)
+    publisher.gives_up.set()
+    await relay.send(await dispatches(jobs, mute, 1)).wait()
+    await relay.send(await dispatches(jobs, mute, 1)).wait()
+    assert publisher.unanswered == 2
+
+
+async def test_a_relay_that_stops_writes_down_what_has_no_confirm(
+    jobs: Jobs, publisher: HalfMute, relay: Relay, lane: Lane
+) -> None:
+    relay.send(await dispatches(jobs, Lane(lane.queue, Priority.LOW), SHARE + 5))
+
+    async def all_in_flight() -> bool:
+        return publisher.unanswered == SHARE
+
+    await eventually(all_in_flight)
+    await relay.stop(0)
+    assert await unstamped(jobs) == SHARE + 5

@@ -1,0 +1,54 @@
+import asyncio
+
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.states import Priority
+from taskflow.relay_backlog import Backlog, Batch
+
+MUTE, OTHER = Lane("mute", Priority.LOW), Lane("other", Priority.LOW)
+
+
+def taken(backlog: Backlog[int]) -> list[int]:
+    items = []
+    while found := backlog.take():
+        items.append(found[1])
+    return items
+
+
+def test_the_oldest_come_first_whatever_their_destination() -> None:
+    backlog: Backlog[int] = Backlog(share=10)
+    for number in range(6):
+        backlog.add(OTHER if number % 3 else MUTE, number)
+    assert len(backlog) == 6
+    assert taken(backlog) == [0, 1, 2, 3, 4, 5]
+    assert len(backlog) == 0
+
+
+def test_a_destination_has_its_share_under_way_and_the_next_when_one_ends() -> None:
+    backlog: Backlog[int] = Backlog(share=2)
+    for number in range(5):
+        backlog.add(MUTE, number)
+    backlog.add(OTHER, 5)
+    assert taken(backlog) == [0, 1, 5]
+    backlog.note_end(OTHER)
+    assert taken(backlog) == []
+    backlog.note_end(MUTE)
+    assert taken(backlog) == [2]
+    assert backlog.destinations == {MUTE}
+    assert backlog.drop(MUTE) == [3, 4]
+    assert backlog.drop(MUTE) == []
+    assert len(backlog) == 0
+    assert backlog.destinations == {MUTE}  # Two are under way.
+    backlog.note_end(MUTE)
+    backlog.note_end(MUTE)
+    assert backlog.destinations == set()
+
+
+async def test_a_batch_ends_with_its_last_and_an_empty_one_at_once() -> None:
+    await Batch(0).wait()
+    batch = Batch(2)
+    waits = asyncio.ensure_future(batch.wait())
+    batch.note_end()
+    await asyncio.sleep(0)
+    assert not waits.done()
+    batch.note_end()
+    await waits
