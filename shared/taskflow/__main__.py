@@ -1,0 +1,63 @@
+"""The command line, `taskflow` or `python -m taskflow`: settings from the environment and .env."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from taskflow.doctor import command as doctor
+from taskflow.errors import ConfigurationError
+from taskflow.settings import (
+    ApiSettings,
+    ConsumerSettings,
+    DoctorSettings,
+    SchedulerSettings,
+    Settings,
+    load_settings,
+)
+
+COULD_NOT_LOOK = 2
+
+_PROCESSES: dict[str, type[Settings]] = {
+    "the API": ApiSettings,
+    "a consumer": ConsumerSettings,
+    "a scheduler": SchedulerSettings,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    parser = argparse.ArgumentParser(prog="taskflow", description="TaskFlow's command line.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    doctor.add_arguments(
+        commands.add_parser(
+            "doctor",
+            help="say whether the running system is well, and what to do where it is not",
+            description="Say whether the running system is well, and what to do where it is not."
+            " Exit code 0: well; 1: something is broken; 2: something could not be looked at.",
+        )
+    )
+    parsed = parser.parse_args(arguments)
+    # What libraries would say of a server that is away, the report says in its own words.
+    logging.getLogger().addHandler(logging.NullHandler())
+    try:
+        settings = load_settings(DoctorSettings)
+    except ConfigurationError as error:
+        sys.stderr.write(f"taskflow: {error}\n")
+        return COULD_NOT_LOOK
+    return doctor.run(parsed, settings, _setting_problems())
+
+
+def _setting_problems() -> list[str]:
+    """What would keep a process from starting with the settings of this place."""
+    problems = []
+    for process, settings_type in _PROCESSES.items():
+        try:
+            load_settings(settings_type)
+        except ConfigurationError as error:
+            problems.append(f"{process}: {error}")
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

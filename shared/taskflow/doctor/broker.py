@@ -1,0 +1,176 @@
+"""RabbitMQ as the doctor sees it: looked at, never mended, since connecting services declare."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import aio_pika
+import aiormq.exceptions
+from aio_pika import ExchangeType, Message
+from aio_pika.abc import AbstractConnection
+
+from taskflow.broker import topology
+from taskflow.broker.connection import BROKER_ERRORS, node_urls
+from taskflow.doctor.dead_messages import DeadMessage, peek
+from taskflow.doctor.diagnosis import Diagnosis, fail, ok, warn
+from taskflow.doctor.servers import said
+from taskflow.errors import ServiceUnavailable
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+"""A quorum queue that has lost its majority never answers; an alarm keeps back confirms."""
+
+DEAD_MESSAGES_SEEN = 200
+UNROUTED_MANY = 100
+
+_UNREACHABLE: tuple[type[BaseException], ...] = (*BROKER_ERRORS, ServiceUnavailable)
+
+
+@contextlib.asynccontextmanager
+async def open_broker(amqp_url: str) -> AsyncIterator[AbstractConnection]:
+    """A plain connection, to the first that answers where `amqp_url` names several nodes.
+
+    Raises:
+        ServiceUnavailable: RabbitMQ doesn't answer or refuses us.
+    """
+    connection = await _connect(node_urls(amqp_url))
+    try:
+        yield connection
+    finally:
+        with contextlib.suppress(*BROKER_ERRORS):
+            await asyncio.wait_for(connection.close(), ANSWER_SECONDS)
+
+
+async def _connect(urls: Sequence[str]) -> AbstractConnection:
+    first, *others = urls
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await aio_pika.connect(first)
+    except BROKER_ERRORS as error:
+        if others:
+            return await _connect(others)
+        raise ServiceUnavailable("RabbitMQ", said(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerReport:
+    """What was seen; `dead_messages` is None where they could not be looked at."""
+
+    diagnoses: list[Diagnosis]
+    dead_messages: list[DeadMessage] | None = None
+
+
+async def examine_broker(connection: AbstractConnection) -> BrokerReport:
+    """Whether it takes messages, has the topology, and what lies in its corners."""
+    accepting = await _check_accepting(connection)
+    missing: list[str] = []
+    depths: dict[str, int | None] = {}
+    try:
+        for name, kind in topology.EXCHANGES.items():
+            if not await _has_exchange(connection, name, kind):
+                missing.append(f"exchange {name}")
+        for name in topology.QUEUES:
+            depths[name] = await _depth(connection, name)
+    except BROKER_ERRORS as error:
+        return BrokerReport([accepting, _silent(error)])
+    missing += [f"queue {name}" for name, depth in depths.items() if depth is None]
+    diagnoses = [accepting, _topology(missing), _unrouted(depths[topology.UNROUTED_QUEUE])]
+    if depths[topology.DEAD_QUEUE] is None:
+        return BrokerReport(diagnoses)
+    return await _with_dead_messages(connection, diagnoses, depths[topology.DEAD_QUEUE] or 0)
+
+
+async def _check_accepting(connection: AbstractConnection) -> Diagnosis:
+    """Send a message to a queue of our own: an alarm lets one connect, but takes nothing."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            channel = await connection.channel()
+            queue = await channel.declare_queue(exclusive=True, auto_delete=True)
+            await channel.default_exchange.publish(Message(b"doctor"), queue.name)
+            await channel.close()
+    except BROKER_ERRORS as error:
+        return fail(
+            "RabbitMQ",
+            f"answers, but confirms no message ({said(error)})",
+            "Look for a memory or disk alarm (`rabbitmq-diagnostics alarms`) and for a lost"
+            " majority of the cluster; submissions are accepted meanwhile.",
+        )
+    return ok("RabbitMQ", "answers and takes messages")
+
+
+def _silent(error: BaseException) -> Diagnosis:
+    return fail(
+        "topology",
+        f"a queue does not answer: {said(error)}",
+        "Look at the cluster (`rabbitmq-queues check_if_node_is_quorum_critical`).",
+    )
+
+
+def _topology(missing: list[str]) -> Diagnosis:
+    exchanges, queues = len(topology.EXCHANGES), len(topology.QUEUES)
+    if missing:
+        return fail(
+            "topology",
+            f"{len(missing)} of {exchanges + queues} exchanges and queues are missing",
+            "Run `make migrate`; a service that connects declares them as well.",
+            missing,
+        )
+    return ok(
+        "topology",
+        f"all {exchanges} exchanges and {queues} queues are there",
+    )
+
+
+def _unrouted(depth: int | None) -> Diagnosis:
+    if depth is not None and depth > UNROUTED_MANY:
+        return warn(
+            "unrouted",
+            f"{depth} messages found no lane and were not given back to the database",
+            "Start a scheduler, which drains them; its log says unrouted_returned.",
+        )
+    return ok("unrouted", f"{depth or 0} messages")
+
+
+async def _with_dead_messages(
+    connection: AbstractConnection, diagnoses: list[Diagnosis], depth: int
+) -> BrokerReport:
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            dead = await peek(channel, limit=DEAD_MESSAGES_SEEN)
+    except _UNREACHABLE as error:
+        return BrokerReport([*diagnoses, _silent(error)])
+    foreign = [message for message in dead if message.job_id is None]
+    if foreign:
+        diagnosis = warn(
+            "dead",
+            f"{depth} messages, of which {len(foreign)} among the first {len(dead)} are no"
+            " pointers to jobs",
+            "Find who publishes to TaskFlow's exchanges; what these messages say is lost on it.",
+            sorted({message.reason or "no reason" for message in foreign}),
+        )
+    else:
+        diagnosis = ok("dead", f"{depth} messages; the first {len(dead)} are pointers to jobs")
+    return BrokerReport([*diagnoses, diagnosis], dead)
+
+
+async def _has_exchange(connection: AbstractConnection, name: str, kind: ExchangeType) -> bool:
+    # A channel each: the broker closes it along with the answer that there is none.
+    channel = await asyncio.wait_for(connection.channel(), ANSWER_SECONDS)
+    try:
+        await channel.declare_exchange(name, kind, passive=True, timeout=ANSWER_SECONDS)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return False
+    await channel.close()
+    return True
+
+
+async def _depth(connection: AbstractConnection, name: str) -> int | None:
+    """How many messages are ready in a queue; None: there is no such queue."""
+    channel = await asyncio.wait_for(connection.channel(), ANSWER_SECONDS)
+    try:
+        queue = await channel.declare_queue(name, passive=True, timeout=ANSWER_SECONDS)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return None
+    await channel.close()
+    return queue.declaration_result.message_count or 0

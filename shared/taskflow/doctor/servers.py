@@ -1,0 +1,111 @@
+"""Whether PostgreSQL, the object store and Redis are there and do what they are for."""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Connection
+from taskflow.db.schema_version import SCHEMA_REVISION, check_schema
+from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen
+from taskflow.errors import ObjectMissing, SchemaBehind, ServiceUnavailable
+from taskflow.object_store import ObjectStore
+from taskflow.settings import DatabaseSettings, ObjectStoreSettings
+
+REDIS_SECONDS = 3.0
+_PROBE_PREFIX = "doctor/"
+
+
+@contextlib.asynccontextmanager
+async def open_connection(settings: DatabaseSettings) -> AsyncIterator[Connection]:
+    """A connection of the doctor's own, whose statements have the services' limits.
+
+    Raises:
+        ServiceUnavailable: PostgreSQL doesn't answer or refuses us.
+    """
+    try:
+        connection = await asyncpg.connect(
+            settings.database_url.get_secret_value(),
+            timeout=settings.database_acquire_timeout_seconds,
+            server_settings={
+                "application_name": "taskflow-doctor",
+                "statement_timeout": str(int(settings.database_statement_timeout_seconds * 1000)),
+                "default_transaction_read_only": "on",
+            },
+        )
+    except (*TRANSIENT_ERRORS, *REFUSALS) as error:
+        raise ServiceUnavailable("PostgreSQL", said(error)) from error
+    try:
+        yield connection
+    finally:
+        # A server that has gone meanwhile must not keep the doctor from reporting it.
+        connection.terminate()
+
+
+async def check_database(connection: Connection) -> Diagnosis:
+    """Whether the tables are those that this code needs."""
+    try:
+        await check_schema(connection)
+    except SchemaBehind as error:
+        return fail("PostgreSQL", str(error), "Run `make migrate`.")
+    return ok("PostgreSQL", f"answers, schema at {SCHEMA_REVISION} or later")
+
+
+async def check_object_store(settings: ObjectStoreSettings) -> Diagnosis:
+    """Whether the bucket is there and what is written can be read and deleted."""
+    store = open_object_store(settings)
+    key = f"{_PROBE_PREFIX}{uuid.uuid4()}"
+    try:
+        # First: a write would make a bucket that is missing.
+        await store.ping()
+        await store.put(key, key.encode())
+        read = await store.get(key)
+        await store.delete([key])
+    except (ServiceUnavailable, ObjectMissing) as error:
+        return fail(
+            "S3",
+            str(error),
+            "Start the object store, or mend TASKFLOW_S3_*; jobs run meanwhile, their logs and"
+            " large results wait.",
+        )
+    finally:
+        await store.close()
+    if read != key.encode():
+        return fail("S3", "gives back other bytes than were written", "Look at the store's disks.")
+    return ok("S3", f"answers, bucket {settings.s3_bucket!r} is there and writable")
+
+
+def open_object_store(settings: ObjectStoreSettings) -> ObjectStore:
+    """The object store of these settings, not connected yet."""
+    return ObjectStore(
+        settings.s3_endpoint,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        bucket=settings.s3_bucket,
+        region=settings.s3_region,
+        timeout_seconds=settings.s3_timeout_seconds,
+    )
+
+
+async def check_redis(url: str) -> Diagnosis:
+    """Whether Redis answers."""
+    try:
+        # The services that don't speak to Redis are installed without its client.
+        from redis.asyncio import Redis
+        from redis.exceptions import RedisError
+    except ImportError:
+        return unseen("Redis", "its client is not installed", "Install `taskflow[doctor]`.")
+    client = Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        return fail("Redis", said(error), "Start Redis, or mend TASKFLOW_REDIS_URL; jobs go on.")
+    finally:
+        await client.aclose()
+    return ok("Redis", "answers")
+
+
+def said(error: BaseException) -> str:
+    """An error's own words, or its name where it has none."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,105 @@
+"""What the doctor says of rows, and of the objects that they name."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from taskflow.doctor import servers
+from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
+from taskflow.doctor.diagnosis import Diagnosis, Level
+from taskflow.object_store import ObjectStore
+from taskflow.settings import ObjectStoreSettings
+from taskflow_testing.histories import LOG_OBJECT, RESULT_OBJECT, all_kinds
+from taskflow_testing.jobs import Jobs
+from taskflow_testing.object_store import TestBucket
+
+BOUNDS = Bounds(0, 100, pointer_lost_after_seconds=45.0, statement_timeout_seconds=10.0)
+
+
+def by_subject(diagnoses: Sequence[Diagnosis]) -> dict[str, Diagnosis]:
+    return {diagnosis.subject: diagnosis for diagnosis in diagnoses}
+
+
+async def at_once(seconds: float) -> None:
+    """No pause."""
+
+
+@pytest.fixture
+async def object_store(s3: TestBucket) -> AsyncIterator[ObjectStore]:
+    store = servers.open_object_store(object_store_settings(s3))
+    yield store
+    await store.delete([LOG_OBJECT, RESULT_OBJECT])
+    await store.close()
+
+
+def object_store_settings(s3: TestBucket, **changes: str) -> ObjectStoreSettings:
+    fields = {
+        "s3_endpoint": s3.endpoint,
+        "s3_access_key": s3.access_key,
+        "s3_secret_key": s3.secret_key,
+        "s3_bucket": s3.bucket,
+    }
+    return ObjectStoreSettings.model_validate(fields | changes)
+
+
+async def test_healthy_rows_and_objects_take_one_line(
+    connection: asyncpg.Connection, jobs: Jobs, object_store: ObjectStore
+) -> None:
+    await all_kinds(jobs)
+    await object_store.put(LOG_OBJECT, b" " * 100)
+    await object_store.put(RESULT_OBJECT, b"1")
+
+    (line,) = await examine_invariants(Sources(connection, object_store, []), BOUNDS)
+
+    assert line.level is Level.OK
+    assert line.text.startswith("13 hold over all 22 jobs; 2 objects in S3 (I3, I4, ")
+
+
+async def test_missing_objects_and_unseen_messages_are_told(
+    connection: asyncpg.Connection, jobs: Jobs, object_store: ObjectStore
+) -> None:
+    made = await all_kinds(jobs)
+    await object_store.put(RESULT_OBJECT, b"1")
+
+    sources = Sources(connection, object_store, None)
+    lines = by_subject(await examine_invariants(sources, BOUNDS, pause=at_once))
+
+    assert lines["I15"].level is Level.FAIL
+    assert f"job {made['completed']} attempt 1: the log object" in lines["I15"].details[0]
+    assert lines["I14"].level is Level.UNSEEN
+    assert set(lines) == {"invariants", "I14", "I15"}
+
+
+async def test_what_passes_is_no_violation(connection: asyncpg.Connection, jobs: Jobs) -> None:
+    passing, staying = await jobs.start(), await jobs.start()
+    query = "UPDATE jobs SET lease_expires_at = now() + $1 * interval '1 s' WHERE id = ANY($2)"
+    both = [passing.attempt.job_id, staying.attempt.job_id]
+    await connection.execute(query, -30, both)
+
+    async def meanwhile(seconds: float) -> None:
+        assert seconds > 10
+        await connection.execute(query, 30, both[:1])
+
+    sources = Sources(connection, None, [])
+    lines = by_subject(await examine_invariants(sources, BOUNDS, pause=meanwhile))
+
+    assert lines["I10"].text.startswith("violated 1 times")
+    assert [str(both[1]) in detail for detail in lines["I10"].details] == [True]
+
+
+async def test_the_look_is_bounded_to_the_newest_jobs(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    for _ in range(3):
+        await jobs.submit()
+    await connection.execute(
+        "UPDATE jobs SET attempt = 9 WHERE id = (SELECT min(id::text)::uuid FROM jobs)"
+    )
+    bounds = replace(BOUNDS, newest_jobs=2)
+
+    first, *others = await examine_invariants(Sources(connection, None, []), bounds)
+
+    assert "over the 2 newest jobs, submitted since" in first.text
+    assert {line.level for line in others} == {Level.UNSEEN}
