@@ -54,7 +54,7 @@ check: $(INSTALLED) ## lint, types and the rules of import
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
-	@$(PYTHON) -m mypy $(TYPED_FOLDERS)
+	@$(PYTHON) -m mypy --exclude 'tests/(support|chaos)/taskflow_' $(TYPED_FOLDERS)
 	@.venv/bin/lint-imports
 
 test-broker: $(INSTALLED) ## the broker's tests alone (TASKFLOW_TEST_AMQP_URL names another broker)
@@ -66,9 +66,21 @@ test-up: $(INSTALLED) ## servers for tests that stay, so that pytest runs by han
 test-down: $(INSTALLED) ## stop them
 	@$(STACK) test-down
 
+##@ Faults
+
+.PHONY: chaos chaos-gate
+chaos: $(INSTALLED) ## every fault scenario; some: make chaos s="C1 C5" jobs=1000 seed=7
+	@$(PYTHON) -m taskflow_chaos $(s) $(if $(jobs),--jobs $(jobs)) $(if $(seed),--seed $(seed))
+
+chaos-gate: $(INSTALLED) ## the four scenarios of CI, with fewer jobs
+	@$(PYTHON) -m taskflow_chaos --gate $(if $(seed),--seed $(seed))
+
 ##@ Against what runs
 
-.PHONY: smoke demo load
+.PHONY: doctor smoke demo load
+doctor: $(INSTALLED) ## say what is wrong and what to do; more: make doctor args="--json --jobs 0"
+	@$(PYTHON) -m taskflow doctor $(args)
+
 smoke: $(INSTALLED) ## check the public flows
 	@$(PYTHON) tests/smoke.py
 

@@ -1,0 +1,43 @@
+"""Ends what a suite leaves running that was itself killed: `python -m taskflow_chaos.reaper DIR`.
+
+It waits for the end of its standard input, the other end of which the suite alone holds.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from taskflow_chaos.small_disk import unmount_below
+from taskflow_local.leftovers import end_leftovers
+
+
+@contextmanager
+def reaped(folder: Path) -> Iterator[None]:
+    """Within the block, whatever becomes of us: when we end, the processes of `folder` do."""
+    reaper = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait()
+
+
+def main(folder: Path) -> None:
+    """Wait, and end them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    end_leftovers(folder)
+    unmount_below(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,209 @@
+"""Running one scenario from its empty folder to its result."""
+
+import asyncio
+import os
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from taskflow_chaos.client import Client
+from taskflow_chaos.cluster import Cluster, running_cluster
+from taskflow_chaos.errors import CannotRun
+from taskflow_chaos.reaper import reaped
+from taskflow_chaos.result import Result, Versions, percentile
+from taskflow_chaos.sampler import LeaseSampler
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.small_disk import unmount_below
+from taskflow_chaos.stage import Stage
+from taskflow_chaos.verification import complaint, verify
+from taskflow_chaos.workload import plan
+from taskflow_local.leftovers import end_leftovers
+from taskflow_local.processes import is_alive
+
+_MILLISECONDS = 1_000
+
+
+async def run(
+    scenario: Scenario,
+    *,
+    jobs: int,
+    seed: int,
+    checkout: Path,
+    tell: Callable[[str], None],
+    faults_over: asyncio.Event,
+) -> tuple[Result, Path]:
+    """Run it, and `tell` how far it is. `faults_over` is set when it only waits for jobs to end.
+
+    The result, and the folder with all logs and data, which is the caller's to delete.
+    A scenario that breaks has failed; what broke it is among the result's `failures`.
+    """
+    folder = _new_folder(checkout, scenario.id)
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        tell(f"{scenario.id} {time.monotonic() - began:6.1f} s  {text}")
+
+    run_at = datetime.now(UTC).isoformat(timespec="seconds")
+    report = Result(
+        scenario=scenario.id,
+        title=scenario.title,
+        fault=scenario.fault,
+        asserts=scenario.asserts,
+        run_at=run_at,
+        seed=seed,
+        jobs=jobs,
+        full_jobs=scenario.jobs,
+        failures=[],
+        faults={},
+        statuses={},
+        states={},
+        seconds=0,
+    )
+    try:
+        with reaped(folder), scenario.surroundings(folder):
+            report = await _run_on_cluster(
+                scenario, report, folder, checkout, say=say, faults_over=faults_over
+            )
+    except CannotRun as error:
+        report = report.model_copy(update={"skipped": str(error)})
+    except Exception as error:  # noqa: BLE001 - said in the result, and the next one is to run
+        failures = [*report.failures, _said("the suite", error, folder)]
+        report = report.model_copy(update={"failures": failures})
+    seconds = time.monotonic() - began
+    return report.model_copy(update={"seconds": round(seconds, 1)}), folder
+
+
+async def _run_on_cluster(
+    scenario: Scenario,
+    report: Result,
+    folder: Path,
+    checkout: Path,
+    *,
+    say: Callable[[str], None],
+    faults_over: asyncio.Event,
+) -> Result:
+    async with running_cluster(folder, scenario.layout, checkout) as cluster:
+        say("servers and services run")
+        versions = await _versions(cluster)
+        async with Client(cluster.api_urls, cluster.api_key) as client:
+            jobs = plan(report.seed, report.jobs, scenario.mix)
+            stage = Stage(cluster, client, jobs, report.seed, say=say, faults_over=faults_over)
+            sampler = LeaseSampler(cluster.postgres)
+            async with sampler.running():
+                await _play(scenario, stage)
+        stage.failures += await cluster.stop_services()
+        say("services stopped")
+        looked_at = await _verify(stage)
+        broken = [complaint(each) for each in sampler.broken[:1]]
+        stage.failures += [each for each in broken if each is not None]
+        stage.failures += _few(client.complaints, "answers that no fault excuses")
+        stage.require(bool(stage.faults), "no fault was injected")
+        return _summed_up(report, stage, sampler, looked_at, versions)
+
+
+async def _play(scenario: Scenario, stage: Stage) -> None:
+    """Play it; what breaks or hangs it is a failure, after which the rest is looked at as well."""
+    try:
+        async with asyncio.timeout(scenario.limit_seconds):
+            await scenario.play(stage)
+    except Exception as error:  # noqa: BLE001 - said in the result
+        stage.failures.append(_said("the scenario", error, stage.cluster.folder))
+
+
+async def _verify(stage: Stage) -> list[str]:
+    """Hold the invariants against it; the numbers of those that were looked at."""
+    try:
+        findings = await verify(stage.cluster, stage.client.accepted)
+    except Exception as error:  # noqa: BLE001 - said in the result
+        stage.failures.append(_said("the verification", error, stage.cluster.folder))
+        return []
+    broken = [complaint(each) for each in findings]
+    stage.failures += [each for each in broken if each is not None]
+    codes = {each.invariant.code for each in findings if not each.skipped}
+    return sorted(codes, key=lambda code: int(code.removeprefix("I")))
+
+
+def _said(what: str, error: Exception, folder: Path) -> str:
+    """One line; the traceback goes to a file beside the logs."""
+    path = folder / "log" / "traceback.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        traceback.print_exception(error, file=file)
+    return f"{what} broke: {type(error).__name__}: {error} (see {path})"
+
+
+def _summed_up(
+    report: Result, stage: Stage, sampler: LeaseSampler, looked_at: list[str], versions: Versions
+) -> Result:
+    waits = [each.waited_seconds * _MILLISECONDS for each in stage.client.accepted]
+    tries = [each.try_seconds * _MILLISECONDS for each in stage.client.accepted]
+    logs = stage.cluster.logs
+    services = stage.cluster.services()
+    return report.model_copy(
+        update={
+            "failures": stage.failures,
+            "faults": dict(stage.faults),
+            "statuses": dict(stage.client.statuses),
+            "states": stage.states,
+            "submit_p50_ms": percentile(waits, 0.50),
+            "submit_p99_ms": percentile(waits, 0.99),
+            "request_p99_ms": percentile(tries, 0.99),
+            "recovery_means": stage.recovery_means,
+            "worst_recovery_seconds": max(stage.recoveries, default=None),
+            "recoveries": len(stage.recoveries),
+            "lost_attempts": len(logs.events("job_rescued")),
+            "republished": logs.sum("lost_pointers_republished", "count"),
+            "needless_republished": stage.needless_republished,
+            "refused_outcomes": len(logs.events("job_outcome_refused")),
+            "service_deaths": sum(
+                life.exit_code not in {None, 0} for each in services for life in each.lives
+            ),
+            "invariants": looked_at,
+            "lease_samples": sampler.samples,
+            "figures": stage.figures,
+            "versions": versions,
+        }
+    )
+
+
+async def _versions(cluster: Cluster) -> Versions:
+    connection = await cluster.connect()
+    try:
+        postgresql = str(await connection.fetchval("SHOW server_version"))
+    finally:
+        await connection.close()
+    url = httpx.URL(cluster.servers.rabbitmq_management_url)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(url.join("/api/overview"), auth=(url.username, url.password))
+    return Versions(
+        postgresql=postgresql,
+        rabbitmq=str(answer.raise_for_status().json()["rabbitmq_version"]),
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0)),
+    )
+
+
+def _few(lines: list[str], what: str, shown: int = 5) -> list[str]:
+    """The first of many lines, and how many there are."""
+    return [] if not lines else [f"{len(lines)} {what}, such as:", *lines[:shown]]
+
+
+def _new_folder(checkout: Path, scenario_id: str) -> Path:
+    """A folder for this run; those of the scenario whose runs have ended are deleted."""
+    runs = checkout / ".taskflow" / "chaos" / "runs"
+    for path in runs.glob(f"{scenario_id}-*"):
+        owner = path.name.rpartition("-")[2]
+        if owner.isdigit() and not is_alive(int(owner)):
+            end_leftovers(path)
+            unmount_below(path)
+            shutil.rmtree(path, ignore_errors=True)
+    folder = runs / f"{scenario_id}-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,1 @@
+"""The scenarios, one a module, each with its `SCENARIO`."""

@@ -1,0 +1,40 @@
+"""C1: consumers die without a word, one every two seconds."""
+
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.stage import PER_SECOND, Stage
+
+KILL_SECONDS = 2.0
+RUNS_AGAIN_SECONDS = 20.0
+
+
+async def play(stage: Stage) -> None:
+    """Kill one at a time for as long as jobs come in, and at least ten times."""
+    kills = max(10, round(stage.jobs / PER_SECOND / KILL_SECONDS))
+    async with stage.submissions():
+        async for _ in stage.ticks(KILL_SECONDS, kills):
+            alive = [each for each in stage.cluster.consumers if each.is_running]
+            if alive and stage.random.choice(alive).kill():
+                stage.fault("consumer kill -9")
+    await stage.all_ended()
+    orphans = await stage.orphans()
+    stage.require(bool(orphans), "no killed consumer was running a job")
+    # A job that was cancelled meanwhile does not run again.
+    stage.require(
+        all(each.seconds is not None or each.state == "cancelled" for each in orphans),
+        "an orphan never ran again",
+    )
+    stage.recovered(
+        [each.seconds for each in orphans if each.seconds is not None],
+        "from a worker's death to the start of its job's next attempt",
+        limit=RUNS_AGAIN_SECONDS,
+    )
+
+
+SCENARIO = Scenario(
+    id="C1",
+    title="Consumers killed",
+    fault="a consumer is killed (kill -9) every 2 s",
+    asserts="an orphan runs again within 20 s",
+    jobs=5_000,
+    play=play,
+)

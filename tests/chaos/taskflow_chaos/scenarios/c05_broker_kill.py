@@ -1,0 +1,67 @@
+"""C5: the broker dies without a word, five times."""
+
+import asyncio
+from collections.abc import Mapping
+from uuid import UUID
+
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.servers import Outage
+from taskflow_chaos.stage import Stage
+
+KILLS = 5
+BEFORE_KILL_SECONDS = 1.0
+DISPATCH_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
+
+
+async def play(stage: Stage) -> None:
+    """Kill it under load and start it at once, as its supervisor would; again when jobs run."""
+    broker = stage.cluster.rabbitmq
+    for part in stage.parts(KILLS):
+        async with stage.submissions(plan=part):
+            await asyncio.sleep(BEFORE_KILL_SECONDS)
+            await broker.kill()
+            stage.fault("broker kill -9")
+            await broker.start()
+            outage = broker.outages[-1]
+            runs = await stage.start_after(outage.began, PATIENCE_SECONDS)
+            stage.require(runs is not None, f"no job ran within {PATIENCE_SECONDS:.0f} s of a kill")
+    await stage.all_ended()
+    stage.figures["longest_outage_seconds"] = round(max(map(_seconds, broker.outages)), 1)
+    claims = await stage.first_claims()
+    for outage in broker.outages:
+        accepted = [each for each in stage.client.accepted if outage.covers(each.at)]
+        stage.require(bool(accepted), "nothing was accepted while the broker was away")
+        stage.recovered(
+            _waits(stage, outage, claims),
+            "from the broker's death to the claim of each job that waited then or came while it"
+            " was away",
+            limit=DISPATCH_SECONDS,
+        )
+    refused = stage.client.statuses.keys() - {"200", "202", "409"}
+    stage.require(not refused, f"submissions did not go on: {stage.client.statuses}")
+
+
+def _waits(stage: Stage, outage: Outage, claims: Mapping[UUID, float]) -> list[float]:
+    """Of the jobs that were accepted before it ended and not taken then: how long each waited."""
+    ended = outage.ended or outage.began
+    return [
+        claims[each.job_id] - outage.began
+        for each in stage.client.accepted
+        # A job that was cancelled in time was never taken.
+        if each.at < ended and claims.get(each.job_id, 0.0) > outage.began
+    ]
+
+
+def _seconds(outage: Outage) -> float:
+    return (outage.ended or outage.began) - outage.began
+
+
+SCENARIO = Scenario(
+    id="C5",
+    title="Broker killed",
+    fault="RabbitMQ is killed (kill -9) five times and started again",
+    asserts="submissions go on; dispatch within 30 s of the kill",
+    jobs=10_000,
+    play=play,
+)

@@ -1,0 +1,52 @@
+"""C7: the broker freezes, its connections open and silent."""
+
+import asyncio
+
+from taskflow_chaos.result import percentile
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.stage import PER_SECOND, Stage
+
+BEFORE_FREEZE_SECONDS = 5.0
+FREEZE_SECONDS = 60.0
+AFTER_FREEZE_SECONDS = 10.0
+LOAD_SECONDS = BEFORE_FREEZE_SECONDS + FREEZE_SECONDS + AFTER_FREEZE_SECONDS
+SUBMIT_P99_MS = 500.0
+BACKLOG_GONE_SECONDS = 60.0
+
+
+async def play(stage: Stage) -> None:
+    """Freeze it once; jobs come in before, meanwhile and afterwards, however few they are."""
+    broker = stage.cluster.rabbitmq
+    async with stage.submissions(per_second=min(PER_SECOND, stage.jobs / LOAD_SECONDS)):
+        await asyncio.sleep(BEFORE_FREEZE_SECONDS)
+        broker.freeze()
+        stage.fault("broker SIGSTOP")
+        await asyncio.sleep(FREEZE_SECONDS)
+        broker.thaw()
+    await stage.all_ended()
+    outage = broker.outages[-1]
+    frozen = [each for each in stage.client.accepted if outage.covers(each.at)]
+    stage.require(bool(frozen), "nothing was accepted while the broker was frozen")
+    p99 = percentile([each.waited_seconds * 1000 for each in frozen], 0.99) or 0.0
+    stage.figures["submit_p99_ms_while_frozen"] = round(p99, 1)
+    stage.require(p99 < SUBMIT_P99_MS, f"submit p99 was {p99:.0f} ms while the broker was frozen")
+    refused = stage.client.statuses.keys() - {"200", "202", "409"}
+    stage.require(not refused, f"submissions did not go on: {stage.client.statuses}")
+    back = outage.ended or outage.began
+    waits = await stage.waits(since=back, accepted_before=back)
+    stage.require(bool(waits), "no job waited for the broker")
+    stage.recovered(
+        waits,
+        "from the broker's return to the start of each job that waited for it",
+        limit=BACKLOG_GONE_SECONDS,
+    )
+
+
+SCENARIO = Scenario(
+    id="C7",
+    title="Broker frozen",
+    fault="RabbitMQ is frozen (SIGSTOP) for 60 s",
+    asserts="submit p99 below 500 ms meanwhile; all that waited begins within 60 s of its return",
+    jobs=3_000,
+    play=play,
+)

@@ -1,0 +1,68 @@
+"""C10: PostgreSQL restarts at once, ten times."""
+
+import asyncio
+import signal
+
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.servers import Outage
+from taskflow_chaos.stage import Stage
+
+RESTARTS = 10
+BEFORE_RESTART_SECONDS = 1.0
+WELL_AGAIN_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
+
+
+async def play(stage: Stage) -> None:
+    """Shut it down in immediate mode under load, which cuts every transaction, and start it."""
+    database = stage.cluster.postgres
+    for part in stage.parts(RESTARTS):
+        async with stage.submissions(plan=part):
+            await asyncio.sleep(BEFORE_RESTART_SECONDS)
+            await database.end(signal.SIGQUIT)
+            stage.fault("PostgreSQL immediate restart")
+            await database.start()
+            outage = database.outages[-1]
+            await _is_well_again(stage, outage)
+    await stage.all_ended()
+    refused = {"503", "no connection"}
+    late = [
+        answer
+        for answer in stage.client.answers
+        if answer.status in refused and not _is_excused(answer.at, database.outages)
+    ]
+    stage.require(
+        not late,
+        f"{len(late)} answers such as {late[:3]} later than {WELL_AGAIN_SECONDS:g} s after it was"
+        " back",
+    )
+
+
+async def _is_well_again(stage: Stage, outage: Outage) -> None:
+    """Wait until a job runs that was accepted after its return."""
+    back = outage.ended or outage.began
+    runs = await stage.start_after(back, PATIENCE_SECONDS)
+    stage.require(runs is not None, f"no job ran within {PATIENCE_SECONDS:.0f} s of a restart")
+    if runs is not None:
+        stage.recovered(
+            [runs - back],
+            "from PostgreSQL's return to the start of a job that was submitted since",
+            limit=WELL_AGAIN_SECONDS,
+        )
+
+
+def _is_excused(moment: float, outages: list[Outage]) -> bool:
+    return any(
+        outage.began <= moment <= (outage.ended or outage.began) + WELL_AGAIN_SECONDS
+        for outage in outages
+    )
+
+
+SCENARIO = Scenario(
+    id="C10",
+    title="PostgreSQL restarted",
+    fault="PostgreSQL is shut down in immediate mode ten times and started again",
+    asserts="503 with Retry-After, never 500; a new job runs within 5 s of its return",
+    jobs=10_000,
+    play=play,
+)

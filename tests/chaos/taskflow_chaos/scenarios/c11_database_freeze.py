@@ -1,0 +1,91 @@
+"""C11: PostgreSQL stands still for half a minute; then 200 of its backends are ended."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from taskflow_chaos import faults, history, leaks
+from taskflow_chaos.reading import reading, some_job
+from taskflow_chaos.scenario import Scenario
+from taskflow_chaos.stage import PER_SECOND, Stage
+from taskflow_chaos.workload import PlannedJob
+
+FROZEN_SECONDS = 30.0
+TERMINATED = 200
+TERMINATED_AT_ONCE = 10
+WAVE_SECONDS = 0.5
+# About: where there are fewer than ten, a wave ends fewer.
+TERMINATING_SECONDS = 15.0
+BEFORE_FAULT_SECONDS = 3.0
+AFTER_FAULT_SECONDS = 10.0
+READS_PER_SECOND = 5.0
+WELL_AGAIN_SECONDS = 5.0
+PATIENCE_SECONDS = 60.0
+
+
+async def play(stage: Stage) -> None:
+    """Freeze all its processes under load, then end backends under load; count them at the end."""
+    frozen, terminated = stage.parts(2)
+    before = await leaks.count_at_rest(stage)
+    async with reading(stage.cluster, lambda: some_job(stage), READS_PER_SECOND) as readings:
+        async with stage.submissions(_pace(frozen, FROZEN_SECONDS), frozen):
+            await asyncio.sleep(BEFORE_FAULT_SECONDS)
+            await _freeze(stage)
+        async with stage.submissions(_pace(terminated, TERMINATING_SECONDS), terminated):
+            await asyncio.sleep(BEFORE_FAULT_SECONDS)
+            await _terminate(stage)
+        await stage.all_ended()
+    stage.client.complaints.extend(readings.complaints)
+    stage.figures["reads"] = str(dict(readings.statuses))
+    await leaks.require_none(stage, before)
+    await _require_nothing_taken(stage)
+
+
+def _pace(jobs: Sequence[PlannedJob], fault_seconds: float) -> float:
+    """Jobs a second: as many as usual, or as few as it takes to have some left after the fault."""
+    return min(PER_SECOND, len(jobs) / (BEFORE_FAULT_SECONDS + fault_seconds + AFTER_FAULT_SECONDS))
+
+
+async def _freeze(stage: Stage) -> None:
+    stage.fault("PostgreSQL SIGSTOP 30 s")
+    await faults.freeze_server(stage.cluster.postgres, FROZEN_SECONDS)
+    await _is_well_again(stage, time.time(), "its thaw")
+
+
+async def _terminate(stage: Stage) -> None:
+    ended = await faults.terminate_backends(
+        stage, stage.random, TERMINATED, at_once=TERMINATED_AT_ONCE, wave_seconds=WAVE_SECONDS
+    )
+    stage.fault("backend terminated", ended)
+    await _is_well_again(stage, time.time(), "the last terminated backend")
+
+
+async def _is_well_again(stage: Stage, moment: float, after: str) -> None:
+    runs = await stage.start_after(moment, PATIENCE_SECONDS)
+    stage.require(runs is not None, f"no job ran within {PATIENCE_SECONDS:.0f} s of {after}")
+    if runs is not None:
+        stage.recovered(
+            [runs - moment],
+            "from the end of the fault to the start of a job that was submitted since",
+            limit=WELL_AGAIN_SECONDS,
+        )
+
+
+async def _require_nothing_taken(stage: Stage) -> None:
+    connection = await stage.cluster.connect()
+    try:
+        taken = await history.taken_from_living(connection, history.deaths(stage.cluster.consumers))
+    finally:
+        await connection.close()
+    stage.require(not taken, f"{len(taken)} attempts were taken from living workers: {taken[:3]}")
+
+
+SCENARIO = Scenario(
+    id="C11",
+    title="PostgreSQL frozen, backends terminated",
+    fault="all processes of PostgreSQL stand still (SIGSTOP) for 30 s; then 200 backends are ended",
+    asserts="no connection is left open out of use; a new job runs within 5 s of the fault's end;"
+    " nothing is taken from a living worker",
+    jobs=3_000,
+    play=play,
+)

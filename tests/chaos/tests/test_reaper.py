@@ -1,0 +1,56 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taskflow_local.processes import is_alive
+from taskflow_local.supervisor import MARKER
+from taskflow_testing.waiting import eventually
+
+# A suite that has started a process of its own when it is killed.
+SUITE = """
+import os, subprocess, sys, time
+from pathlib import Path
+from taskflow_chaos.reaper import reaped
+from taskflow_local.supervisor import MARKER
+folder = Path(sys.argv[1])
+with reaped(folder):
+    child = subprocess.Popen(
+        ["sleep", "600"], env={**os.environ, MARKER: str(folder)}, start_new_session=True
+    )
+    (folder / "pid").write_text(str(child.pid))
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", SUITE, str(tmp_path)])
+
+
+async def test_what_a_killed_suite_has_started_ends(
+    suite: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+
+    async def has_begun() -> bool:
+        return pid_file.exists() and bool(pid_file.read_text())
+
+    await eventually(has_begun)
+    pid = int(pid_file.read_text())
+    assert is_alive(pid)
+    assert f"{MARKER}={tmp_path}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    suite.send_signal(signal.SIGKILL)
+    suite.wait()
+
+    async def has_ended() -> bool:
+        return not is_alive(pid)
+
+    try:
+        await eventually(has_ended, timeout=30)
+    finally:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
