@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.broker.connection import Broker
@@ -74,6 +77,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         settings.redis_url.get_secret_value(),
         socket_connect_timeout=CHECK_SECONDS,
         socket_timeout=CHECK_SECONDS,
+        # A connection from before Redis was restarted says nothing about it: try a new one.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     stack.push_async_callback(redis.aclose)
     broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)

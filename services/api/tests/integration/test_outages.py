@@ -205,6 +205,15 @@ async def test_without_redis_the_service_is_degraded_but_ready(start: Any) -> No
         assert (await api.get("/readyz")).status_code == 200
 
 
+async def test_redis_is_well_as_soon_as_it_answers_again(start: Any, redis_url: str) -> None:
+    async with TcpProxy(redis_url) as proxy, start(redis_url=proxy.url) as api:
+        for _ in range(3):
+            health = (await api.get("/api/v1/health")).json()
+            assert health["dependencies"]["redis"]["status"] == "ok", health
+            # What a restart leaves behind: a connection of which this side doesn't know the end.
+            proxy.cut()
+
+
 async def test_health_names_every_dependency(api: httpx.AsyncClient) -> None:
     async def is_well() -> dict[str, Any] | None:
         health: dict[str, Any] = (await api.get("/api/v1/health")).json()
