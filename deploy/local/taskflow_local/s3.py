@@ -14,6 +14,10 @@ from taskflow_local.ports import LOOPBACK, Port
 # it passes on. They stay out of the command line, which everybody on the machine may read.
 _WITH_KEYS = 'export RCLONE_AUTH_KEY="\\"$S3_ACCESS_KEY,$S3_SECRET_KEY\\""; exec "$@"'
 
+# Where uploads of one key overlap, as after a freeze, rclone 1.75 may take an object that is on
+# disk for missing until it reads the directory again: by default after five minutes.
+_DIRECTORIES_KNOWN_FOR = "1s"
+
 _REFUSED = {http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.FORBIDDEN}
 
 
@@ -41,7 +45,8 @@ class S3:
     def programs(self) -> Sequence[Program]:
         """The server."""
         address = f"{LOOPBACK}:{self.port}"
-        serve: list[str | Path] = [_rclone(), "serve", "s3", "--addr", address, self._data]
+        serve: list[str | Path] = [_rclone(), "serve", "s3", "--addr", address]
+        serve += ["--dir-cache-time", _DIRECTORIES_KNOWN_FOR, self._data]
         environment = {
             "S3_ACCESS_KEY": self.access_key,
             "S3_SECRET_KEY": self.secret_key,

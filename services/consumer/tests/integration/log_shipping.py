@@ -7,6 +7,7 @@ from typing import Any
 from uuid_utils.compat import uuid7
 
 from taskflow.db.pool import Database
+from taskflow.errors import ObjectMissing, ServiceUnavailable
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.log_index import LogChunk, list_chunks
 from taskflow.object_store import ObjectStore
@@ -54,7 +55,11 @@ class Setup:
         """The job's messages, as soon as the last one is this."""
 
         async def look() -> list[str] | None:
-            found = await self.messages(job)
+            try:
+                found = await self.messages(job)
+            except (ObjectMissing, ServiceUnavailable):
+                # While uploads of one object overlap, rclone may show none of it or a part.
+                return None
             return found if found and re.fullmatch(message, found[-1]) else None
 
         return await eventually(look)
