@@ -26,10 +26,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.relay_backlog import Backlog, Batch, Destination
 
 WINDOW = 200
-"""How many messages may wait for their confirms at once."""
-
-SHARE = WINDOW // 2
-"""How many of them may be for one destination."""
+"""How many messages may wait for their confirms at once; for one destination, half of them."""
 
 MAX_WAITING = 20_000
 """How many pointers wait in memory; beyond it they are left to the scheduler."""
@@ -69,14 +66,14 @@ class _Entry:
 class Relay:
     """Publishes in the order of arrival, with up to `WINDOW` messages in flight.
 
-    A destination that keeps its confirms back has a share of them. Once one of its messages has
-    timed out, what else waits for it at that moment is left to the scheduler.
+    A destination that keeps its confirms back leaves room for the others. Once one of its messages
+    has timed out, what else waits for it at that moment is left to the scheduler.
     """
 
     def __init__(self, publisher: Publisher, database: Database) -> None:
         self._publisher = publisher
         self._database = database
-        self._waiting: Backlog[_Entry] = Backlog(SHARE)
+        self._waiting: Backlog[_Entry] = Backlog(WINDOW)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._unsent: list[_Entry] = []
         self._publishes = False
@@ -141,10 +138,7 @@ class Relay:
         await self._idle.wait()
 
     def _fill_window(self) -> None:
-        while self._publishes and len(self._in_flight) < WINDOW:
-            taken = self._waiting.take()
-            if taken is None:
-                return
+        while self._publishes and (taken := self._waiting.take()):
             destination, entry = taken
             task = asyncio.create_task(self._publish(entry.sending), name="relay-publish")
             self._in_flight.add(task)

@@ -33,13 +33,13 @@ class Batch:
 
 
 class Backlog(Generic[Item]):
-    """Gives out the oldest item of a destination that has fewer than `share` under way.
+    """Gives out the oldest item of a destination that has fewer under way than `window` has room.
 
-    So a destination that answers nothing can't keep others from being served.
+    So each destination that answers nothing leaves half of what it found to the others.
     """
 
-    def __init__(self, share: int) -> None:
-        self._share = share
+    def __init__(self, window: int) -> None:
+        self._window = window
         self._waiting: dict[Destination, deque[tuple[int, Item]]] = {}
         self._under_way: Counter[Destination] = Counter()
         self._numbers = itertools.count()
@@ -62,7 +62,8 @@ class Backlog(Generic[Item]):
 
     def take(self) -> tuple[Destination, Item] | None:
         """The next item, under way from now on; None: none waits for a destination with room."""
-        with_room = (each for each in self._waiting if self._under_way[each] < self._share)
+        room = self._window - self._under_way.total()
+        with_room = (each for each in self._waiting if self._under_way[each] < room)
         destination = min(with_room, key=lambda each: self._waiting[each][0][0], default=None)
         if destination is None:
             return None

@@ -74,6 +74,9 @@ class LateCommits:
             except _UNREACHABLE:
                 # What a server was about to commit when it froze, it still is when it thaws.
                 self._answers_until = None
+            except Exception:
+                log.exception("late_commits_broke", left_to_scheduler=len(self._in_doubt))
+                self._in_doubt = set()
 
     async def _look(self) -> None:
         async with self._database.connection() as connection:

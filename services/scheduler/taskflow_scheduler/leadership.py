@@ -63,13 +63,19 @@ class Leadership:
         self._is_able = is_able
         self._lock_id = lock_id
         self._leads_until = 0.0
+        self._session: asyncpg.Connection | None = None
         self._failures = 0
         self._candidate: asyncio.Task[None] | None = None
 
     @property
     def leads(self) -> bool:
         """Whether this process is the one to act, now."""
-        return time.monotonic() < self._leads_until
+        # A session that PostgreSQL has ended holds no lock, whatever is left of its term.
+        return (
+            time.monotonic() < self._leads_until
+            and self._session is not None
+            and not self._session.is_closed()
+        )
 
     def start(self) -> None:
         """Stand for election."""
@@ -99,7 +105,7 @@ class Leadership:
             await _pause()
 
     async def _serve_terms(self) -> None:
-        session = await self._connect()
+        session = self._session = await self._connect()
         self._failures = 0
         try:
             await self._win(session)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 
 import aiormq
@@ -40,6 +41,7 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         self._declared: set[Lane] = set()
+        self._declaring_lane: defaultdict[Lane, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._declaring = asyncio.Lock()
         self._declarations = 0
 
@@ -136,9 +138,12 @@ class Publisher:
         await self._open_channel()
         if lane is None or lane in self._declared:
             return
-        async with self._broker.short_channel() as channel:
-            await topology.declare_lane(channel, lane)
-        self._declared.add(lane)
+        async with self._declaring_lane[lane]:
+            # A whole window may wait here: only the first one declares.
+            if lane not in self._declared:
+                async with self._broker.short_channel() as channel:
+                    await topology.declare_lane(channel, lane)
+                self._declared.add(lane)
 
     def forget_lanes(self) -> None:
         """Declare lanes again before the next message: something said that one is missing."""

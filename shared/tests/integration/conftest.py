@@ -1,8 +1,13 @@
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from taskflow.db.pool import Database
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.states import Priority
+from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import Connect, Jobs
 
 
@@ -29,3 +34,16 @@ async def connect(clean_database: str) -> AsyncIterator[Connect]:
     yield connect_another
     for connection in opened:
         await connection.close()
+
+
+@pytest.fixture
+async def database(clean_database: str) -> AsyncIterator[Database]:
+    patient = {"statement_timeout_seconds": 5.0, "acquire_timeout_seconds": 5.0}
+    async with open_pool(clean_database, pool_size=2, **patient) as database:
+        yield database
+
+
+@pytest.fixture
+def lane() -> Lane:
+    """A lane of the test's own: the virtual host outlives it."""
+    return Lane(f"q{uuid4().hex[:12]}", Priority.MEDIUM)

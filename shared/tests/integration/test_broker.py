@@ -14,12 +14,13 @@ from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.message import decode
 from taskflow.broker.publisher import Publisher
-from taskflow.db.pool import Database, open_database
+from taskflow.db.pool import Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.relay import Burial, Dispatch, Relay
+from taskflow_testing.clients import connected_broker
 from taskflow_testing.jobs import Connect, Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
@@ -32,33 +33,17 @@ NOWHERE = "amqp://guest:guest@127.0.0.1:1/taskflow"
 
 @pytest.fixture
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(amqp_url, name="test")
-    broker.start()
-    await asyncio.wait_for(broker.wait_connected(), 20)
-    async with broker.short_channel() as channel:
-        for queue in (topology.lane_queue(LANE), topology.DEAD_QUEUE, topology.UNROUTED_QUEUE):
-            await channel.queue_delete(queue)
-        await topology.declare(channel)
-    yield broker
-    await broker.close()
+    async with connected_broker(amqp_url) as broker:
+        async with broker.short_channel() as channel:
+            for queue in (topology.lane_queue(LANE), topology.DEAD_QUEUE, topology.UNROUTED_QUEUE):
+                await channel.queue_delete(queue)
+            await topology.declare(channel)
+        yield broker
 
 
 @pytest.fixture
 def publisher(broker: Broker) -> Publisher:
     return Publisher(broker, timeout_seconds=5)
-
-
-@pytest.fixture
-async def database(clean_database: str) -> AsyncIterator[Database]:
-    database = await open_database(
-        clean_database,
-        application_name="test",
-        pool_size=2,
-        statement_timeout_seconds=5,
-        acquire_timeout_seconds=5,
-    )
-    yield database
-    await database.close()
 
 
 def pointer(lane: Lane = LANE) -> Pointer:
@@ -146,6 +131,21 @@ async def test_many_pointers_are_in_flight_at_once(broker: Broker, publisher: Pu
             return queue.declaration_result.message_count == len(sent)
 
     await eventually(depth)
+
+
+async def test_a_window_of_messages_declares_their_new_lane_once(
+    publisher: Publisher, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = []
+    declare_lane = topology.declare_lane
+
+    async def count(channel: aio_pika.abc.AbstractChannel, lane: Lane) -> None:
+        declared.append(lane)
+        await declare_lane(channel, lane)
+
+    monkeypatch.setattr(topology, "declare_lane", count)
+    await asyncio.gather(*(publisher.publish(pointer(lane)) for _ in range(50)))
+    assert declared == [lane]
 
 
 async def test_without_a_broker_publishing_fails_at_once() -> None:

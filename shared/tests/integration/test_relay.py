@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
-from taskflow.db.pool import Database, open_database
+from taskflow.db.pool import Database
 from taskflow.errors import PublishTimedOut
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
-from taskflow.relay import SHARE, WINDOW, Dispatch, Relay
+from taskflow.relay import WINDOW, Dispatch, Relay
+from taskflow_testing.clients import connected_broker
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.waiting import eventually
 
@@ -22,30 +22,9 @@ pytestmark = pytest.mark.broker
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane(f"q{uuid4().hex[:12]}", Priority.MEDIUM)
-
-
-@pytest.fixture
-async def database(clean_database: str) -> AsyncIterator[Database]:
-    database = await open_database(
-        clean_database,
-        application_name="test",
-        pool_size=2,
-        statement_timeout_seconds=5,
-        acquire_timeout_seconds=5,
-    )
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(amqp_url, name="test")
-    broker.start()
-    await asyncio.wait_for(broker.wait_connected(), 20)
-    yield broker
-    await broker.close()
+    async with connected_broker(amqp_url) as broker:
+        yield broker
 
 
 class HalfMute(Publisher):
@@ -106,7 +85,7 @@ async def test_a_lane_that_confirms_nothing_holds_up_no_other(
     await asyncio.wait_for(relay.send(others).wait(), 5)
 
     assert await depth(broker, lane) == len(others)
-    assert publisher.unanswered == SHARE
+    assert publisher.unanswered == WINDOW // 2
     assert relay.lanes_under_way == {Lane(lane.queue, Priority.LOW)}
 
 
@@ -138,11 +117,11 @@ async def test_a_lane_is_tried_anew_by_what_comes_after_its_time_out(
 async def test_a_relay_that_stops_writes_down_what_has_no_confirm(
     jobs: Jobs, publisher: HalfMute, relay: Relay, lane: Lane
 ) -> None:
-    relay.send(await dispatches(jobs, Lane(lane.queue, Priority.LOW), SHARE + 5))
+    relay.send(await dispatches(jobs, Lane(lane.queue, Priority.LOW), WINDOW // 2 + 5))
 
     async def all_in_flight() -> bool:
-        return publisher.unanswered == SHARE
+        return publisher.unanswered == WINDOW // 2
 
     await eventually(all_in_flight)
     await relay.stop(0)
-    assert await unstamped(jobs) == SHARE + 5
+    assert await unstamped(jobs) == WINDOW // 2 + 5

@@ -15,7 +15,7 @@ def taken(backlog: Backlog[int]) -> list[int]:
 
 
 def test_the_oldest_come_first_whatever_their_destination() -> None:
-    backlog: Backlog[int] = Backlog(share=10)
+    backlog: Backlog[int] = Backlog(window=10)
     for number in range(6):
         backlog.add(OTHER if number % 3 else MUTE, number)
     assert len(backlog) == 6
@@ -23,8 +23,8 @@ def test_the_oldest_come_first_whatever_their_destination() -> None:
     assert len(backlog) == 0
 
 
-def test_a_destination_has_its_share_under_way_and_the_next_when_one_ends() -> None:
-    backlog: Backlog[int] = Backlog(share=2)
+def test_a_destination_has_half_the_window_under_way_and_the_next_when_one_ends() -> None:
+    backlog: Backlog[int] = Backlog(window=4)
     for number in range(5):
         backlog.add(MUTE, number)
     backlog.add(OTHER, 5)
@@ -41,6 +41,16 @@ def test_a_destination_has_its_share_under_way_and_the_next_when_one_ends() -> N
     backlog.note_end(MUTE)
     backlog.note_end(MUTE)
     assert backlog.destinations == set()
+
+
+def test_several_destinations_that_answer_nothing_leave_room_for_another() -> None:
+    backlog: Backlog[int] = Backlog(window=16)
+    for name in "abc":
+        for number in range(16):
+            backlog.add(name, number)
+    assert len(taken(backlog)) == 8 + 4 + 2
+    backlog.add(OTHER, 16)
+    assert taken(backlog) == [16]
 
 
 async def test_a_batch_ends_with_its_last_and_an_empty_one_at_once() -> None:

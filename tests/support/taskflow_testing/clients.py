@@ -1,12 +1,16 @@
 """Our own clients, set up for tests."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from taskflow.broker.connection import Broker
 from taskflow.db.pool import Database, open_database
 from taskflow.object_store import ObjectStore
 from taskflow_testing.object_store import TestBucket
+
+_CONNECT_SECONDS = 20.0
 
 
 @asynccontextmanager
@@ -42,3 +46,15 @@ async def open_pool(database_url: str, **changes: Any) -> AsyncIterator[Database
         yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def connected_broker(amqp_url: str) -> AsyncIterator[Broker]:
+    """A broker that is connected, and has declared the topology."""
+    broker = Broker(amqp_url, name="taskflow-test")
+    broker.start()
+    try:
+        await asyncio.wait_for(broker.wait_connected(), _CONNECT_SECONDS)
+        yield broker
+    finally:
+        await broker.close()

@@ -35,9 +35,8 @@ def delete_bucket(bucket: TestBucket) -> None:
     client = _client(bucket)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        for item in client.list_objects(bucket_name=bucket.bucket, recursive=True):
-            if item.object_name is not None:
-                client.remove_object(bucket_name=bucket.bucket, object_name=item.object_name)
+        for key in keys_in(bucket):
+            client.remove_object(bucket_name=bucket.bucket, object_name=key)
         try:
             client.remove_bucket(bucket_name=bucket.bucket)
         except MinioException as error:
@@ -46,6 +45,12 @@ def delete_bucket(bucket: TestBucket) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def keys_in(bucket: TestBucket) -> list[str]:
+    """The keys of all its objects."""
+    listed = _client(bucket).list_objects(bucket_name=bucket.bucket, recursive=True)
+    return [item.object_name for item in listed if item.object_name is not None]
 
 
 def _client(bucket: TestBucket) -> Minio:

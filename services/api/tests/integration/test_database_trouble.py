@@ -139,7 +139,7 @@ async def test_sessions_that_are_ended_leave_no_leak(
     stop, ended = asyncio.Event(), 0
     async with start(database_pool_size=POOL_SIZE) as api:
         clients = [asyncio.create_task(load(api, job_id, stop)) for _ in range(4)]
-        while ended < 100:
+        while ended < 20 * POOL_SIZE:
             ended += await connection.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -10,6 +10,8 @@ import aio_pika
 import asyncpg
 import httpx
 import pytest
+from aiormq.exceptions import ConnectionInternalError
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
@@ -81,23 +83,24 @@ async def publishes(api: httpx.AsyncClient, jobs: Jobs) -> bool:
 
 async def messages_in(amqp_url: str, queue: str) -> list[str | None]:
     """The ids of the jobs whose pointers lie in a queue's lane, at least one of them."""
-    async with await aio_pika.connect(amqp_url) as connection:
 
-        async def first() -> aio_pika.abc.AbstractIncomingMessage | None:
-            # A lane that nothing was ever published to isn't there, which closes the channel.
-            channel = await connection.channel()
-            try:
+    async def first() -> aio_pika.abc.AbstractIncomingMessage | None:
+        # A lane that nothing was published to isn't there, which closes the channel; one that is
+        # being declared may have no process yet, which closes the connection.
+        try:
+            async with await aio_pika.connect(amqp_url) as connection:
+                channel = await connection.channel()
                 lane = await channel.get_queue(topology.lane_queue(Lane(queue, Priority.MEDIUM)))
                 return await lane.get(fail=False, no_ack=True)
-            except aio_pika.exceptions.ChannelNotFoundEntity:
-                return None
+        except (aio_pika.exceptions.ChannelNotFoundEntity, ConnectionInternalError):
+            return None
 
-        message = await eventually(first, timeout=SOON_SECONDS)
-        assert message is not None
-        found = [message.message_id]
-        while another := await first():
-            found.append(another.message_id)
-        return found
+    message = await eventually(first, timeout=SOON_SECONDS)
+    assert message is not None
+    found = [message.message_id]
+    while another := await first():
+        found.append(another.message_id)
+    return found
 
 
 @pytest.mark.usefixtures("hurried")
@@ -174,6 +177,25 @@ async def test_what_is_never_committed_is_forgotten(
             return late_commits.in_doubt == 0
 
         await eventually(is_forgotten, timeout=SOON_SECONDS)
+
+
+async def test_a_look_that_breaks_is_said_and_the_next_jobs_are_looked_for(
+    late_commits: LateCommits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_api.late_commits.LATEST_SECONDS", 0.0)
+
+    async def is_forgotten() -> bool:
+        return late_commits.in_doubt == 0
+
+    with monkeypatch.context() as broken, capture_logs() as logs:
+        broken.setattr("taskflow.jobs.dispatch.FIND_COMMITTED", "SELECT FROM no_table")
+        late_commits.watch([uuid7()])
+        await eventually(is_forgotten, timeout=SOON_SECONDS)
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "late_commits_broke"
+    ]
+    late_commits.watch([uuid7()])
+    await eventually(is_forgotten, timeout=SOON_SECONDS)
 
 
 async def test_no_more_jobs_are_in_doubt_than_memory_is_meant_for(

@@ -3,7 +3,7 @@
 import structlog
 
 from taskflow.artifacts import ArtifactStore
-from taskflow.db.pool import Database
+from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.erasures import PendingErasure, end_erasure, take_due_erasures
 from taskflow.log_store import erase
@@ -11,6 +11,8 @@ from taskflow.object_store import ObjectStore
 
 SLICE = 5
 """How many are taken at once: few enough to be done before their next turn."""
+
+_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 
 log = structlog.get_logger(__name__)
 
@@ -28,22 +30,23 @@ class EraseObjects:
         """Erase one slice; whether there is more.
 
         Raises:
-            ServiceUnavailable: a server is away; what is left comes again.
+            Exception: the last one that an erasure ended with; those that failed come again.
         """
         async with self._database.connection() as connection:
             due = await take_due_erasures(connection, limit=SLICE)
-        failure: ServiceUnavailable | None = None
+        failure: Exception | None = None
         for erasure in due:
             try:
                 await self._erase(erasure)
-            except ServiceUnavailable as error:
-                # One object that is refused must not keep all that come after it.
+            except Exception as error:
+                # One that fails must not keep all that come after it.
                 failure = error
                 log.warning(
                     "erasure_failed",
                     job_id=str(erasure.job_id),
                     tries=erasure.tries,
-                    error=str(error),
+                    error=str(error) or type(error).__name__,
+                    exc_info=None if isinstance(error, _UNREACHABLE) else error,
                 )
         if failure is not None:
             raise failure

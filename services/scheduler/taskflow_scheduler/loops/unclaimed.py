@@ -79,7 +79,11 @@ class RepeatPointers:
         waiting_in_lane, taken = await self._by_lane(due)
         again = {each.pointer.job_id: each for each in taken}
         self._keep(waiting_in_lane, now)
-        repeated = await self._repeat(taken)
+        try:
+            repeated = await self._repeat(taken)
+        except Exception:
+            self._keep(taken, now)
+            raise
         self._keep((_repeat_of(again[pointer.job_id], pointer) for pointer in repeated), now)
         return False
 

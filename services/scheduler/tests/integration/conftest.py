@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -7,10 +6,11 @@ import pytest
 
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
-from taskflow.db.pool import Database, open_database
+from taskflow.db.pool import Database
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
 from taskflow.relay import Relay
+from taskflow_testing.clients import connected_broker, open_pool
 from taskflow_testing.jobs import Jobs
 
 
@@ -23,24 +23,15 @@ async def jobs(clean_database: str) -> AsyncIterator[Jobs]:
 
 @pytest.fixture
 async def database(clean_database: str) -> AsyncIterator[Database]:
-    database = await open_database(
-        clean_database,
-        application_name="taskflow-scheduler-test",
-        pool_size=5,
-        statement_timeout_seconds=10,
-        acquire_timeout_seconds=5,
-    )
-    yield database
-    await database.close()
+    patient = {"statement_timeout_seconds": 10.0, "acquire_timeout_seconds": 5.0}
+    async with open_pool(clean_database, pool_size=5, **patient) as database:
+        yield database
 
 
 @pytest.fixture
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(amqp_url, name="taskflow-scheduler-test")
-    broker.start()
-    await asyncio.wait_for(broker.wait_connected(), 20)
-    yield broker
-    await broker.close()
+    async with connected_broker(amqp_url) as broker:
+        yield broker
 
 
 @pytest.fixture

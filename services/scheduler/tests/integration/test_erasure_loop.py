@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.db.pool import Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.commands import delete
+from taskflow.jobs.erasures import PendingErasure
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.log_index import LogChunk, StoredLogRange, insert_chunks
 from taskflow.jobs.outcomes import completed
@@ -86,6 +88,36 @@ async def test_what_could_not_be_erased_comes_again(
         await loop.round()
     assert [await store.exists(key) for key in keys] == [False, False]
     assert (loop.erased, await pending(jobs)) == (1, 0)
+
+
+class Troubled(EraseObjects):
+    """Meets an error with the first job that it erases."""
+
+    def __init__(self, database: Database, store: ObjectStore, error: Exception) -> None:
+        super().__init__(database, store)
+        self._error: Exception | None = error
+
+    async def _erase(self, erasure: PendingErasure) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        await super()._erase(erasure)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(), asyncpg.QueryCanceledError("too long"), KeyError("a defect")],
+    ids=["connection", "statement", "defect"],
+)
+async def test_one_erasure_that_fails_keeps_no_other_one(
+    jobs: Jobs, database: Database, store: ObjectStore, error: Exception
+) -> None:
+    for _ in range(3):
+        await deleted_job(jobs, store)
+    loop = Troubled(database, store, error)
+    with pytest.raises(type(error)):
+        await loop.round()
+    assert (loop.erased, await pending(jobs)) == (2, 1)
 
 
 async def test_an_erasure_outlasts_the_limit_for_idle_transactions(

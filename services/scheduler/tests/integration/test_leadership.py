@@ -5,7 +5,13 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from taskflow_scheduler.leadership import LOCK_ID, SILENCE_SECONDS, WORD_EVERY_SECONDS, Leadership
+from taskflow_scheduler.leadership import (
+    LOCK_ID,
+    SILENCE_SECONDS,
+    TERM_SECONDS,
+    WORD_EVERY_SECONDS,
+    Leadership,
+)
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
@@ -89,6 +95,20 @@ async def test_a_leader_whose_session_is_ended_is_elected_again(
 
         await eventually(deposed)
         await until_leading(leader)
+
+
+async def test_a_leader_whose_session_is_ended_leads_no_more_when_another_does(
+    clean_database: str, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would learn of its end from its next word, and that comes when its term is about over.
+    monkeypatch.setattr("taskflow_scheduler.leadership.WORD_EVERY_SECONDS", TERM_SECONDS)
+    async with candidate(clean_database) as ended:
+        await until_leading(ended)
+        monkeypatch.setattr("taskflow_scheduler.leadership.WORD_EVERY_SECONDS", 0.01)
+        await end_sessions(jobs.connection)
+        async with candidate(clean_database) as successor:
+            await until_leading(successor, timeout=2)
+            assert not ended.leads
 
 
 class Broker:

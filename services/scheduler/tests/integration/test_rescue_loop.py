@@ -1,6 +1,8 @@
 import asyncio
 import functools
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -175,9 +177,9 @@ async def test_without_the_broker_a_rescued_job_is_left_to_the_dispatch(
     assert (await jobs.row(job_id))["pointer_at"] is None
 
 
-async def test_a_pointer_that_a_frozen_worker_holds_is_followed_by_others(
-    jobs: Jobs, broker: Broker, unclaimed: RepeatPointers, loop: RescueOrphans, lane: Lane
-) -> None:
+@asynccontextmanager
+async def frozen_worker(broker: Broker, lane: Lane) -> AsyncIterator[list[str | None]]:
+    """Somebody who takes what comes to a lane, and claims nothing; the ids of its messages."""
     async with broker.short_channel() as channel:
         await topology.declare_lane(channel, lane)
         held: list[str | None] = []
@@ -187,6 +189,13 @@ async def test_a_pointer_that_a_frozen_worker_holds_is_followed_by_others(
             held.append(message.header.properties.message_id)
 
         await underlay.basic_consume(topology.lane_queue(lane), hold)
+        yield held
+
+
+async def test_a_pointer_that_a_frozen_worker_holds_is_followed_by_others(
+    jobs: Jobs, broker: Broker, unclaimed: RepeatPointers, loop: RescueOrphans, lane: Lane
+) -> None:
+    async with frozen_worker(broker, lane) as held:
         job_id = await lose(jobs, queue=lane.queue)
         await rounds_until_rescued(loop)
 
@@ -210,6 +219,31 @@ async def test_a_pointer_that_a_frozen_worker_holds_is_followed_by_others(
 
         await eventually(watches_nothing)
         assert unclaimed.repeated == 2
+
+
+async def test_an_outage_of_the_database_lets_no_pointer_be_forgotten(
+    jobs: Jobs, broker: Broker, unclaimed: RepeatPointers, loop: RescueOrphans, lane: Lane
+) -> None:
+    async with frozen_worker(broker, lane):
+        await lose(jobs, queue=lane.queue)
+        await rounds_until_rescued(loop)
+
+        async def meets_the_outage() -> bool:
+            try:
+                await unclaimed.round()
+            except ServiceUnavailable:
+                return True
+            return False
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(unclaimed._database, "connection", refuse)
+            await eventually(meets_the_outage)
+
+        async def is_repeated() -> bool:
+            await unclaimed.round()
+            return unclaimed.repeated == 1
+
+        await eventually(is_repeated)
 
 
 async def test_a_pointer_that_waits_in_its_lane_is_not_repeated(
