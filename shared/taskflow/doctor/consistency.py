@@ -64,11 +64,13 @@ async def examine_invariants(
     try:
         scope = await _scope(sources.connection, bounds)
         every = list(load().values())
-        findings, objects = await _look(sources, bounds, scope, every)
+        sample = await _sample(sources, bounds, scope)
+        findings, objects = await _look(sources, sample, scope, every)
         doubtful = [each.invariant for each in findings if each.count and each.invariant.passing]
         if doubtful:
             await pause(SECOND_LOOK_SECONDS)
-            again, _ = await _look(sources, bounds, scope, doubtful)
+            # At the same objects: another sample would hardly have what was missing in this one.
+            again, _ = await _look(sources, sample, scope, doubtful)
             findings = _confirmed(findings, again)
         seen = await _seen(sources.connection, scope, bounds)
     except TRANSIENT_ERRORS as error:
@@ -86,23 +88,36 @@ async def _scope(connection: Connection, bounds: Bounds) -> Scope:
     return Scope(first, bounds.pointer_lost_after_seconds, bounds.statement_timeout_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The objects that are looked for; `is_whole`: no row in the scope names another one."""
+
+    keys: Sequence[str] = ()
+    is_whole: bool = True
+
+    def __str__(self) -> str:
+        return f"{len(self.keys)} objects in S3" + ("" if self.is_whole else " drawn at random")
+
+
+async def _sample(sources: Sources, bounds: Bounds, scope: Scope) -> _Sample:
+    if sources.object_store is None:
+        return _Sample()
+    keys = await sample_keys(sources.connection, first_job=scope.first_job, limit=bounds.objects)
+    return _Sample(keys, is_whole=len(keys) < bounds.objects)
+
+
 async def _look(
-    sources: Sources, bounds: Bounds, scope: Scope, invariants: Sequence[Invariant]
+    sources: Sources, sample: _Sample, scope: Scope, invariants: Sequence[Invariant]
 ) -> tuple[list[Finding], str]:
     """What the invariants came to, and which objects were looked at."""
     stored: dict[str, int | None] | None = None
     looked_at = "no objects in S3"
     if sources.object_store is not None:
-        keys = await sample_keys(
-            sources.connection, first_job=scope.first_job, limit=bounds.objects
-        )
         try:
-            stored = await sizes(sources.object_store, keys)
+            stored = await sizes(sources.object_store, sample.keys)
+            looked_at = str(sample)
         except ServiceUnavailable as error:
             looked_at = f"no objects in S3 ({error})"
-        else:
-            sampled = len(keys) >= bounds.objects
-            looked_at = f"{len(keys)} objects in S3" + (" drawn at random" if sampled else "")
     evidence = Evidence(dead_messages=sources.dead_messages, stored_objects=stored)
     findings = await run(sources.connection, invariants=invariants, evidence=evidence, scope=scope)
     return findings, looked_at
@@ -122,10 +137,10 @@ def _confirmed(first: Sequence[Finding], again: Sequence[Finding]) -> list[Findi
 def _in_both(first: Finding, second: Finding) -> Finding:
     before = {violation.job_id for violation in first.violations}
     kept = tuple(each for each in second.violations if each.job_id in before)
-    # Where more were found than are shown, the ones shown stand for the rest.
-    all_shown = max(first.count, second.count) <= len(second.violations)
+    # Where more were found than are returned, those that are stand for the rest.
+    are_all = first.count == len(first.violations) and second.count == len(second.violations)
     return replace(
-        second, violations=kept, count=len(kept) if all_shown or not kept else second.count
+        second, violations=kept, count=len(kept) if are_all or not kept else second.count
     )
 
 

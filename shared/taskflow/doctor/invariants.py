@@ -19,8 +19,8 @@ import asyncpg
 from taskflow.db.pool import Connection
 from taskflow.doctor.dead_messages import DeadMessage
 
-SHOWN = 20
-"""How many violations of one invariant are returned; all of them are counted."""
+RETURNED = 10_000
+"""How many violations of one invariant are returned, by job; all of them are counted."""
 
 EVERY_JOB = UUID(int=0)
 """As the first job of a scope: it lies before all."""
@@ -204,7 +204,7 @@ async def _look(
         async with connection.transaction():
             rows = await connection.fetch(
                 f"SELECT job_id, problem, count(*) OVER () AS count FROM ({statement}\n)"
-                f" AS violation LIMIT {SHOWN}",
+                f" AS violation ORDER BY job_id LIMIT {RETURNED}",
                 *(variables[name] for name in names),
             )
     except asyncpg.QueryCanceledError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from taskflow.db.pool import Connection
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, warn
+from taskflow.jobs.dispatch import WITH_WAITING_LANES
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.states import DISPATCHABLE
 
@@ -103,18 +104,7 @@ class Waiting:
     oldest_age_seconds: float
 
 
-_WAITING = f"""
-WITH RECURSIVE lane AS (
-    (SELECT queue, priority FROM jobs WHERE state IN {state_list(DISPATCHABLE)}
-     ORDER BY queue, priority LIMIT 1)
-    UNION ALL
-    SELECT next.* FROM lane CROSS JOIN LATERAL (
-        SELECT queue, priority FROM jobs
-        WHERE state IN {state_list(DISPATCHABLE)}
-          AND (queue, priority) > (lane.queue, lane.priority)
-        ORDER BY queue, priority LIMIT 1
-    ) AS next
-)
+_WAITING = f"""{WITH_WAITING_LANES}
 SELECT lane.queue, waiting.type, count(*) AS count,
        count(*) FILTER (WHERE waiting.run_at <= now()) AS due,
        min(waiting.run_at) FILTER (WHERE waiting.run_at <= now()) AS oldest_due_at,

@@ -66,8 +66,7 @@ async def stamp_due(
     return [_pointer(row) for row in rows]
 
 
-# A loose index scan: one probe for each lane, however many jobs wait in it.
-_WAITING_LANES = f"""
+WITH_WAITING_LANES = f"""
 WITH RECURSIVE lane AS (
     (SELECT queue, priority FROM jobs WHERE state IN {state_list(DISPATCHABLE)}
      ORDER BY queue, priority LIMIT 1)
@@ -79,8 +78,11 @@ WITH RECURSIVE lane AS (
         ORDER BY queue, priority LIMIT 1
     ) AS next
 )
-SELECT queue, priority, now() AS seen_at FROM lane
 """
+"""The head of a statement: `lane` has the queue and priority of each lane in which a job waits.
+A loose index scan: one probe for each lane, however many jobs wait in it."""
+
+_WAITING_LANES = f"{WITH_WAITING_LANES} SELECT queue, priority, now() AS seen_at FROM lane"
 
 
 async def waiting_lanes(connection: Connection) -> dict[Lane, datetime]:

@@ -1,7 +1,6 @@
 """The doctor's look at servers, its report and its command."""
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -9,20 +8,10 @@ from taskflow.__main__ import main
 from taskflow.doctor import servers
 from taskflow.doctor.diagnosis import Level, exit_code, fail, ok, unseen, warn
 from taskflow.doctor.report import as_json, as_text
-from taskflow.object_store import ObjectStore
 from taskflow.settings import ObjectStoreSettings
-from taskflow_testing.histories import LOG_OBJECT, RESULT_OBJECT
-from taskflow_testing.object_store import TestBucket
+from taskflow_testing.object_store import TestBucket, keys_in
 
 NOWHERE = "127.0.0.1:1"
-
-
-@pytest.fixture
-async def object_store(s3: TestBucket) -> AsyncIterator[ObjectStore]:
-    store = servers.open_object_store(object_store_settings(s3))
-    yield store
-    await store.delete([LOG_OBJECT, RESULT_OBJECT])
-    await store.close()
 
 
 def object_store_settings(s3: TestBucket, **changes: str) -> ObjectStoreSettings:
@@ -35,10 +24,9 @@ def object_store_settings(s3: TestBucket, **changes: str) -> ObjectStoreSettings
     return ObjectStoreSettings.model_validate(fields | changes)
 
 
-async def test_the_object_store_is_written_to_and_left_empty(
-    s3: TestBucket, object_store: ObjectStore
-) -> None:
+async def test_the_object_store_is_written_to_and_left_as_it_was(s3: TestBucket) -> None:
     assert (await servers.check_object_store(object_store_settings(s3))).level is Level.OK
+    assert [key for key in keys_in(s3) if key.startswith("doctor/")] == []
     missing = object_store_settings(s3, s3_bucket="taskflow-is-not-there")
     diagnosis = await servers.check_object_store(missing)
     assert diagnosis.level is Level.FAIL

@@ -6,13 +6,13 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from taskflow.doctor import servers
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
 from taskflow.doctor.diagnosis import Diagnosis, Level
+from taskflow.jobs.log_index import LogChunk, StoredLogRange, insert_chunks
 from taskflow.object_store import ObjectStore
-from taskflow.settings import ObjectStoreSettings
+from taskflow_testing.clients import open_store
 from taskflow_testing.histories import LOG_OBJECT, RESULT_OBJECT, all_kinds
-from taskflow_testing.jobs import Jobs
+from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
 
 BOUNDS = Bounds(0, 100, pointer_lost_after_seconds=45.0, statement_timeout_seconds=10.0)
@@ -28,20 +28,9 @@ async def at_once(seconds: float) -> None:
 
 @pytest.fixture
 async def object_store(s3: TestBucket) -> AsyncIterator[ObjectStore]:
-    store = servers.open_object_store(object_store_settings(s3))
-    yield store
-    await store.delete([LOG_OBJECT, RESULT_OBJECT])
-    await store.close()
-
-
-def object_store_settings(s3: TestBucket, **changes: str) -> ObjectStoreSettings:
-    fields = {
-        "s3_endpoint": s3.endpoint,
-        "s3_access_key": s3.access_key,
-        "s3_secret_key": s3.secret_key,
-        "s3_bucket": s3.bucket,
-    }
-    return ObjectStoreSettings.model_validate(fields | changes)
+    async with open_store(s3) as store:
+        yield store
+        await store.delete([LOG_OBJECT, RESULT_OBJECT])
 
 
 async def test_healthy_rows_and_objects_take_one_line(
@@ -72,21 +61,38 @@ async def test_missing_objects_and_unseen_messages_are_told(
     assert set(lines) == {"invariants", "I14", "I15"}
 
 
-async def test_what_passes_is_no_violation(connection: asyncpg.Connection, jobs: Jobs) -> None:
-    passing, staying = await jobs.start(), await jobs.start()
+async def test_of_many_that_pass_the_one_that_stays_is_a_violation(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    *passing, staying = [(await jobs.start()).attempt.job_id for _ in range(50)]
     query = "UPDATE jobs SET lease_expires_at = now() + $1 * interval '1 s' WHERE id = ANY($2)"
-    both = [passing.attempt.job_id, staying.attempt.job_id]
-    await connection.execute(query, -30, both)
+    await connection.execute(query, -30, [*passing[1:], staying])
 
     async def meanwhile(seconds: float) -> None:
         assert seconds > 10
-        await connection.execute(query, 30, both[:1])
+        await connection.execute(query, 30, passing)
+        # A violation that is new is no proof either.
+        await connection.execute(query, -30, passing[:1])
 
     sources = Sources(connection, None, [])
     lines = by_subject(await examine_invariants(sources, BOUNDS, pause=meanwhile))
 
     assert lines["I10"].text.startswith("violated 1 times")
-    assert [str(both[1]) in detail for detail in lines["I10"].details] == [True]
+    assert [str(staying) in detail for detail in lines["I10"].details] == [True]
+
+
+async def test_objects_that_are_missing_from_a_sample_are_looked_for_again(
+    connection: asyncpg.Connection, jobs: Jobs, object_store: ObjectStore
+) -> None:
+    for number in range(50):
+        job_id = (await jobs.start()).attempt.job_id
+        stored = StoredLogRange(f"logs/{TENANT}/2026-01-01/worker-{number:08}.jsonl", 0, 100)
+        await insert_chunks(connection, [LogChunk(TENANT, job_id, 1, stored, 3)])
+
+    sources, bounds = Sources(connection, object_store, []), replace(BOUNDS, objects=2)
+    lines = by_subject(await examine_invariants(sources, bounds, pause=at_once))
+
+    assert lines["I15"].text.startswith("violated 2 times")
 
 
 async def test_the_look_is_bounded_to_the_newest_jobs(

@@ -12,7 +12,8 @@ SELECT child.id AS job_id,
             THEN 'is blocked though all that it waits for is completed'
             ELSE 'waits for a job that does not know it' END AS problem
 FROM child
-CROSS JOIN unnest(child.depends_on) AS dependency (id)
+-- A child that waits for nothing has no dependency, and is looked at all the same.
+LEFT JOIN LATERAL unnest(child.depends_on) AS dependency (id) ON true
 LEFT JOIN jobs AS parent ON parent.id = dependency.id
 GROUP BY child.id
 HAVING bool_or(parent.state IN ('failed', 'cancelled', 'expired'))
