@@ -87,7 +87,6 @@ smoke: $(INSTALLED) ## check the public flows
 demo: $(INSTALLED) ## submit a lively mix of jobs to look at
 	@$(PYTHON) examples/demo.py
 
-
 load: ## Locust for a minute: make load USERS=50 SPAWN_RATE=10 DURATION=60s
 	@deploy/local/bootstrap.sh --group load
 	@mkdir -p .taskflow/load

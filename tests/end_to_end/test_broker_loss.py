@@ -1,35 +1,48 @@
 """A broker that is emptied under the services: everything returns without a hand."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from taskflow_testing.broker import create_virtual_host, delete_virtual_host
+from taskflow_testing.database import empty_tables
 from taskflow_testing.job_client import Job, JobClient
 from taskflow_testing.servers import TestServers
-from taskflow_testing.services import NewServices, Servers, Services
+from taskflow_testing.services import Servers, Services
+
+from .conftest import HANDLERS, QUICK_LEASES
 
 RETURN_SECONDS = 30.0
 
 
-@pytest.fixture
-async def own_host(servers: TestServers, real_servers: Servers) -> AsyncIterator[Servers]:
+@pytest.fixture(scope="module")
+def own_host(servers: TestServers, real_servers: Servers) -> Iterator[Servers]:
     """The servers, with a virtual host that no other test works with."""
     url = create_virtual_host(servers.rabbitmq_management_url, servers.amqp_url)
     yield Servers(real_servers.database_url, url, real_servers.redis_url, real_servers.s3)
     delete_virtual_host(servers.rabbitmq_management_url, url)
 
 
-@pytest.fixture
-async def services(own_host: Servers, new_services: NewServices) -> Services:
-    services = new_services(own_host, pointer_lost_after_seconds=5)
-    await services.start_api()
-    await services.start_consumer(handlers="trial_jobs")
-    await services.start_scheduler()
-    await services.start_scheduler()
-    return services
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def services(
+    own_host: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Services]:
+    """Whichever test comes first leaves them with everything returned."""
+    await empty_tables(own_host.database_url)
+    folder = tmp_path_factory.mktemp("services")
+    settings = {**QUICK_LEASES, "pointer_lost_after_seconds": 5}
+    services = Services(own_host, folder, HANDLERS, **settings)
+    try:
+        await services.start_api()
+        await services.start_consumer(handlers="trial_jobs")
+        await services.start_scheduler()
+        await services.start_scheduler()
+        yield services
+    finally:
+        await services.stop()
 
 
 def management(servers: TestServers) -> httpx.AsyncClient:

@@ -10,7 +10,7 @@ import asyncpg
 from taskflow.doctor.invariants import Finding, load, run
 from taskflow_chaos.servers import Server
 
-_CODE = "I10"
+LEASES_ARE_FRESH = "I10"
 _PERIOD_SECONDS = 1.0
 _ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -27,7 +27,7 @@ class LeaseSampler:
         self.broken: list[Finding] = []
         self._postgres = postgres
         self._grace_seconds = grace_seconds
-        self._invariants = [each for each in load().values() if each.code == _CODE]
+        self._invariants = [each for each in load().values() if each.code == LEASES_ARE_FRESH]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -19,9 +19,15 @@ from taskflow_chaos.workload import PlannedJob
 PER_SECOND = 40.0
 """How many jobs a second are submitted unless a scenario says otherwise: half of what the slots of
 four consumers bear, so that a wait is the fault's and not the load's."""
-
-
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 60.0
+_UNDISTURBED = frozenset({"200", "202", "409"})
+"""What submissions and cancels are answered where nothing is wrong."""
+
+
+def pace(jobs: int, seconds: float) -> float:
+    """Jobs a second: as many as usual, or few enough for them to come for so long."""
+    return min(PER_SECOND, jobs / seconds)
 
 
 class Stage:
@@ -145,6 +151,32 @@ class Stage:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             return None
+
+    async def require_start_after(self, moment: float, after: str, limit: float) -> None:
+        """Hold the first job that began of those accepted after a moment, a fault's end, to a
+        limit; `after` says what ended then."""
+        began = await self.start_after(moment, _PATIENCE_SECONDS)
+        self.require(began is not None, f"no job ran within {_PATIENCE_SECONDS:.0f} s of {after}")
+        if began is not None:
+            means = f"from {after} to the start of a job that was submitted since"
+            self.recovered([began - moment], means, limit)
+
+    def require_no_refusal(self) -> None:
+        """Every submission and every cancel so far was answered as if nothing were wrong."""
+        refused = self.client.statuses.keys() - _UNDISTURBED
+        self.require(not refused, f"submissions did not go on: {dict(self.client.statuses)}")
+
+    async def require_nothing_taken(self) -> None:
+        """No attempt was called lost while its consumer lived. Ask when all jobs have ended."""
+        connection = await self.cluster.connect()
+        try:
+            died = history.deaths(self.cluster.consumers)
+            taken = await history.taken_from_living(connection, died)
+        finally:
+            await connection.close()
+        self.require(
+            not taken, f"{len(taken)} attempts were taken from living workers: {taken[:3]}"
+        )
 
     async def ticks(self, seconds: float, count: int) -> AsyncIterator[int]:
         """Count to `count` at an even pace, the first one after `seconds`."""

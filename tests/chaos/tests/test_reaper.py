@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ with reaped(folder):
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", SUITE, str(tmp_path)])
+def suite(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen([sys.executable, "-c", SUITE, str(tmp_path)]) as suite:
+        yield suite
+        suite.kill()
 
 
 async def test_what_a_killed_suite_has_started_ends(

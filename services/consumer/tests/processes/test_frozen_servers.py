@@ -51,7 +51,8 @@ async def test_all_jobs_complete_in_their_first_attempt_and_no_connection_is_lef
         for job in submitted:
             await jobs.reaches(job, "running")
         frozen.freeze()
-        submitted += [await jobs.submit("fault.waits", payload) for _ in range(20)]
+        short = {**payload, "seconds": 1.0}
+        submitted += [await jobs.submit("fault.waits", short) for _ in range(20)]
         await asyncio.sleep(FROZEN_SECONDS)
         frozen.thaw()
         for job in submitted:

@@ -102,8 +102,7 @@ async def _flushed(stage: Stage) -> AsyncIterator[None]:
 
 
 def _require_no_refusal(stage: Stage, *read: Readings) -> None:
-    refused = stage.client.statuses.keys() - {"200", "202", "409"}
-    stage.require(not refused, f"submissions did not go on: {dict(stage.client.statuses)}")
+    stage.require_no_refusal()
     for readings in read:
         stage.client.complaints.extend(readings.complaints)
         statuses = readings.statuses

@@ -57,6 +57,7 @@ async def play(stage: Stage) -> None:
     await _require_true_answers(stage, readings)
     async with _spool_watched(stage):
         await _be_away_for_too_much(stage)
+    stage.require_no_refusal()
 
 
 async def _be_away(stage: Stage, plan: Sequence[PlannedJob]) -> None:
@@ -233,8 +234,8 @@ SCENARIO = Scenario(
     id="C14",
     title="S3 away, slow, cutting answers short",
     fault="S3 is away for 60 s, slow by 5 s, cuts answers short; is away while 40 MiB are logged",
-    asserts="jobs go on; all logs are there within 60 s of S3's return, in a spool that keeps its"
-    " limit; past it what is missing is said to the line",
+    asserts="submissions and jobs go on; all logs are there within 60 s of S3's return, in a spool"
+    " that keeps its limit; past it what is missing is said to the line",
     jobs=2_000,
     layout=Layout(
         settings={

@@ -74,13 +74,12 @@ async def play(stage: Stage) -> None:
     try:
         rows = await connection.fetch(_TIMES)
         attempts = await history.recorded_attempts(connection)
-        taken = await history.taken_from_living(connection, history.deaths(stage.cluster.consumers))
         # S3 refuses what a clock signs that is wrong by more than a quarter of an hour.
         stage.figures["completed_jobs_without_log"] = await connection.fetchval(_WITHOUT_LOG)
     finally:
         await connection.close()
     await _count_wrong_clocks(stage, attempts)
-    stage.require(not taken, f"{len(taken)} jobs were taken from workers that lived: {taken[:3]}")
+    await stage.require_nothing_taken()
     _require_punctual_starts(stage, rows)
     _require_punctual_ends(stage, rows, expiring)
 
