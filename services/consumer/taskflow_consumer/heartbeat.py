@@ -238,6 +238,7 @@ class Heartbeat:
         line, self._line = self._line, None
         sibling, self._sibling = self._sibling, None
         if line is not None:
+            line.send(["part"])
             line.close()
         if sibling is None:
             return None

@@ -29,6 +29,8 @@ LONGEST_RETRY_SECONDS = 1.0
 SHORTEST_TIMEOUT_SECONDS = 1.0
 GOODBYE_SECONDS = 2
 ORPHAN_LOOKS = 50
+LAST_CLAIM_SECONDS = 0.3
+"""How long PostgreSQL may take to commit a claim whose worker is dead already."""
 
 _AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
@@ -85,6 +87,7 @@ class Sibling:
         self._connection: asyncpg.Connection | None = None
         self._condemned = False
         self._registered = True
+        self._parted = False
 
     async def run(self) -> None:
         """Return when the consumer is gone."""
@@ -98,7 +101,7 @@ class Sibling:
         await asyncio.gather(*others, return_exceptions=True)
         for task in done:
             task.result()
-        if self._holds and await self._is_orphaned():
+        if not self._parted and await self._is_orphaned():
             await self._surrender()
 
     async def _is_orphaned(self) -> bool:
@@ -111,21 +114,21 @@ class Sibling:
 
     async def _surrender(self) -> None:
         """End the leases of a consumer that is dead: nobody has to wait until they run out."""
-        holds = [hold for hold in self._holds.values() if not hold.lost]
         try:
             connection = await self._connect()
-            await connection.execute(
-                self._surrender_statement,
-                [hold.job_id for hold in holds],
-                [hold.attempt for hold in holds],
-                self._worker_id,
-            )
+            jobs = await self._end_leases(connection)
+            await asyncio.sleep(LAST_CLAIM_SECONDS)
+            jobs += await self._end_leases(connection)
         except _AWAY as error:
-            _say_for_parent("leases_not_surrendered", error=str(error), jobs=len(holds))
+            _say_for_parent("leases_not_surrendered", error=str(error), jobs=len(self._holds))
         else:
-            _say_for_parent("consumer_died", worker_id=self._worker_id, jobs=len(holds))
+            _say_for_parent("consumer_died", worker_id=self._worker_id, jobs=jobs)
         finally:
             self._disconnect()
+
+    async def _end_leases(self, connection: asyncpg.Connection) -> int:
+        status = await connection.execute(self._surrender_statement, self._worker_id)
+        return int(status.split()[-1])
 
     async def _listen(self) -> None:
         async for message in self._messages:
@@ -137,6 +140,8 @@ class Sibling:
                     self._holds.pop(handle, None)
                 case ["watermarks", watermarks]:
                     self._watermarks = watermarks
+                case ["part"]:
+                    self._parted = True
 
     async def _look(self) -> None:
         """Watch the consumer: end with it, and end it when it hangs."""

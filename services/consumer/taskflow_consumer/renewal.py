@@ -26,12 +26,13 @@ class Renewal:
     `max_jobs` attempts begun, `max_memory_mib` resident; 0: no limit.
 
     Raises:
-        ConfigurationError: the memory is limited, and this system doesn't tell it.
+        ConfigurationError: the memory is limited, and this system doesn't tell it, or it is more
+            already, so that each new process would end as soon as it began.
     """
 
     def __init__(self, executor: Executor, *, max_jobs: int, max_memory_mib: int) -> None:
-        if max_memory_mib and not _STATM.exists():
-            raise ConfigurationError("TASKFLOW_MAX_MEMORY_MIB needs a system with /proc")
+        if max_memory_mib:
+            _require_room(max_memory_mib)
         self._executor = executor
         self._max_jobs = max_jobs
         self._max_memory_mib = max_memory_mib
@@ -52,6 +53,17 @@ class Renewal:
         if many or large:
             log.info("consumer_renews_itself", jobs=jobs, memory_mib=memory_mib)
         return many or large
+
+
+def _require_room(max_memory_mib: int) -> None:
+    if not _STATM.exists():
+        raise ConfigurationError("TASKFLOW_MAX_MEMORY_MIB needs a system with /proc")
+    at_first = resident_mib()
+    if at_first >= max_memory_mib:
+        raise ConfigurationError(
+            f"TASKFLOW_MAX_MEMORY_MIB={max_memory_mib} leaves no room for jobs: a consumer with"
+            f" these handlers begins with {at_first} MiB"
+        )
 
 
 def resident_mib() -> int:

@@ -198,16 +198,15 @@ SELECT id, attempt, cancel_requested FROM held
 """
 
 
-# By the heartbeat process as well, when the worker is dead; rows that others hold are passed over.
+# By the heartbeat process, when the worker ($1) is dead: all that it had claimed, also what it died
+# before it could tell. Rows that others hold are passed over.
 SURRENDER = """
 WITH held AS MATERIALIZED (
-    SELECT jobs.id FROM jobs JOIN unnest($1::uuid[], $2::int[]) AS held (id, attempt)
-      ON jobs.id = held.id AND jobs.attempt = held.attempt
-    WHERE jobs.state = 'running' AND jobs.worker_id = $3
-    FOR UPDATE OF jobs SKIP LOCKED
+    SELECT id FROM jobs
+    WHERE state = 'running' AND worker_id = $1 AND lease_expires_at > clock_timestamp()
+    FOR UPDATE SKIP LOCKED
 )
-UPDATE jobs SET lease_expires_at = least(lease_expires_at, clock_timestamp())
-FROM held WHERE jobs.id = held.id
+UPDATE jobs SET lease_expires_at = clock_timestamp() FROM held WHERE jobs.id = held.id
 """
 
 

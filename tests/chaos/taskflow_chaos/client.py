@@ -29,12 +29,13 @@ _ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 class Accepted:
     """A 202 as the client saw it.
 
-    `at`: when it came, since 1970; `try_seconds`: what that request took; `waited_seconds`: the
-    time since the first try.
+    `api`: the address of the one that gave it; `at`: when it came, since 1970; `try_seconds`: what
+    that request took; `waited_seconds`: the time since the first try.
     """
 
     job_id: UUID
     key: str
+    api: str
     at: float
     try_seconds: float
     waited_seconds: float
@@ -130,7 +131,12 @@ class Client:
             if answer is not None and answer.status_code == httpx.codes.ACCEPTED:
                 now = time.monotonic()
                 accepted = Accepted(
-                    UUID(answer.json()["id"]), job.key, time.time(), now - tried, now - began
+                    UUID(answer.json()["id"]),
+                    job.key,
+                    str(api.base_url),
+                    time.time(),
+                    now - tried,
+                    now - began,
                 )
                 self.accepted.append(accepted)
                 return accepted

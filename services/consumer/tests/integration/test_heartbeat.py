@@ -271,7 +271,10 @@ async def test_the_leases_of_a_killed_parent_end_at_once_and_no_others(
     parent: Parent, jobs: Jobs
 ) -> None:
     held = [await start_job(jobs) for _ in range(3)]
-    another = await start_job(jobs)
+    untold, another = await start_job(jobs), await start_job(jobs)
+    await jobs.connection.execute(
+        "UPDATE jobs SET worker_id = gen_random_uuid() WHERE id = $1", another.job_id
+    )
     for attempt in held:
         parent.tell("hold", attempt.job_id, attempt.number, None)
     for attempt in held:
@@ -282,13 +285,14 @@ async def test_the_leases_of_a_killed_parent_end_at_once_and_no_others(
     )
     parent.process.kill()
 
-    for attempt in held:
+    claimed = [*held, untold]
+    for attempt in claimed:
         await lapsed(jobs, attempt)
 
     assert await lease_left(jobs, another) > 60
     now = await database_time(jobs.connection)
     rescued = await rescue(jobs.connection, expired_before=now)
-    assert {job.job_id for job in rescued} == {attempt.job_id for attempt in held}
+    assert {job.job_id for job in rescued} == {attempt.job_id for attempt in claimed}
 
 
 async def test_a_parent_that_hangs_up_and_lives_keeps_its_leases(

@@ -59,8 +59,19 @@ async def test_a_signal_during_a_renewal_begins_the_grace(
         ]  # fmt: skip
 
 
-async def test_when_it_has_grown_too_large_it_ends(services: Services) -> None:
-    consumer = services.launch("consumer", max_memory_mib=1)
+async def test_when_it_has_grown_too_large_it_ends(services: Services, tmp_path: Path) -> None:
+    await services.start_api()
+    marks = {"path": str(tmp_path / "marks")}
+    consumer = await services.start_consumer(handlers="fault_jobs", max_memory_mib=300)
+    async with services.client() as http:
+        jobs = JobClient(http)
+        await jobs.completes(await jobs.submit("fault.grows", {**marks, "mebibytes": 300}))
     assert await consumer.wait(timeout=30) == RENEWAL_EXIT_CODE
     (said,) = consumer.events("consumer_renews_itself")
-    assert said["memory_mib"] > 1
+    assert said["memory_mib"] > 300
+
+
+async def test_a_limit_that_leaves_no_room_is_refused_in_one_line(services: Services) -> None:
+    consumer = services.launch("consumer", max_memory_mib=1)
+    assert await consumer.wait(timeout=30) not in {0, RENEWAL_EXIT_CODE}
+    assert "TASKFLOW_MAX_MEMORY_MIB=1 leaves no room for jobs" in consumer.log_tail()

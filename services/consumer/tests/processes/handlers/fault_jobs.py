@@ -41,6 +41,22 @@ async def waits(payload: Marked, ctx: JobContext) -> str:
     return "waited"
 
 
+class Growing(Marked):
+    """How much memory is never given back."""
+
+    mebibytes: int
+
+
+_kept: list[bytearray] = []
+
+
+@job("fault.grows")
+async def grows(payload: Growing, ctx: JobContext) -> None:
+    """Leak memory, which is written to and so is resident."""
+    _mark(payload, ctx)
+    _kept.append(bytearray(b"x") * (payload.mebibytes * 1024 * 1024))
+
+
 @job("fault.lines")
 async def lines(payload: Marked, ctx: JobContext) -> str:
     """Log a numbered line every 50 ms for so many seconds."""
