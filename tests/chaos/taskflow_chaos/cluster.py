@@ -249,7 +249,9 @@ class Cluster:
 
     async def _all_registered(self, connection: asyncpg.Connection) -> bool:
         rows = await connection.fetch("SELECT pid FROM workers WHERE state = 'running'")
-        return {row["pid"] for row in rows}.issuperset(each.pid for each in self.consumers)
+        registered = {row["pid"] for row in rows}
+        # The row of one that has just been killed says `running` until it is found lost.
+        return all(each.is_running and each.pid in registered for each in self.consumers)
 
 
 @contextlib.asynccontextmanager
