@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import structlog
 
 from taskflow.errors import ServiceUnavailable
 
@@ -40,6 +41,8 @@ REFUSALS: tuple[type[BaseException], ...] = (
 """PostgreSQL is there and doesn't let us in: a wrong password, a missing database. A process that
 starts says so and ends; one that runs goes on asking, for its outcomes are not written yet."""
 
+log = structlog.get_logger(__name__)
+
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
 
@@ -63,9 +66,21 @@ class Database:
             raise ServiceUnavailable("PostgreSQL", _said(error)) from error
         try:
             yield connection
+        except TRANSIENT_ERRORS as error:
+            # What a silent server makes of a cancellation: the rollback gets no answer either.
+            if _is_being_cancelled():
+                raise asyncio.CancelledError from error
+            raise
         finally:
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: Connection) -> None:
+        try:
             # A cancelled request must not take its connection along.
             await asyncio.shield(self._pool.release(connection, timeout=self._acquire_timeout))
+        except TRANSIENT_ERRORS as error:
+            # Such a session is ended, which must hide neither an outcome nor a cancellation.
+            log.warning("database_session_given_up", error=_said(error))
 
     async def close(self) -> None:
         """Close every connection, within the waiting time."""
@@ -73,6 +88,11 @@ class Database:
             await asyncio.wait_for(self._pool.close(), self._acquire_timeout)
         except TimeoutError:
             self._pool.terminate()
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _said(error: BaseException) -> str:
