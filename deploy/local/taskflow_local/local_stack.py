@@ -12,6 +12,9 @@ from taskflow_local.services import Service
 from taskflow_local.stack import Stack
 from taskflow_local.stack_settings import StackSettings
 
+API_GRACE_SECONDS = 30
+"""What the API takes to end at worst: for requests under way, then for its pointers."""
+
 _USER = "taskflow"
 
 
@@ -64,7 +67,13 @@ def _servers(directory: Path, settings: StackSettings) -> list[Component]:
 def _services(checkout: Path, settings: StackSettings) -> list[Component]:
     api_port = Port(settings.api_port, "the API", "TASKFLOW_API_PORT")
     return [
-        Service("api", "taskflow_api", checkout, readyz_port=api_port),
+        Service(
+            "api",
+            "taskflow_api",
+            checkout,
+            readyz_port=api_port,
+            grace_seconds=API_GRACE_SECONDS,
+        ),
         Service(
             "consumer",
             "taskflow_consumer",

@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from taskflow import settings
+from taskflow_api.lifespan import RELAY_STOP_SECONDS
+from taskflow_api.server import DRAIN_SECONDS, GRACE_SECONDS
 from taskflow_local import docker_stack
+from taskflow_local.local_stack import API_GRACE_SECONDS
 from taskflow_local.stack_settings import StackSettings, load_stack_settings
 
 CHECKOUT = Path(__file__).parents[3]
@@ -115,6 +118,11 @@ def test_the_consumer_gets_its_default_grace_and_more() -> None:
     found = re.search(r":-(\d+)s\}", SERVICES["consumer"]["stop_grace_period"])
     assert found
     assert int(found[1]) == default + 15
+
+
+def test_the_api_gets_the_time_that_it_gives_its_requests_and_pointers() -> None:
+    assert DRAIN_SECONDS + GRACE_SECONDS + RELAY_STOP_SECONDS < API_GRACE_SECONDS
+    assert SERVICES["api"]["stop_grace_period"] == f"{API_GRACE_SECONDS + 15}s"
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))
