@@ -74,8 +74,10 @@ WITH input AS (
 SELECT * FROM accepted
 """
 
+# A job of our own may have been run since its commit, whose answer was lost; the answer is still
+# that to a submission, in the state of then.
 _FIND = f"""
-SELECT input.id AS own_id, jobs.id, jobs.state, jobs.created_at, jobs.run_at, jobs.expires_at,
+SELECT input.id AS own_id, jobs.id, submitted.target AS state, jobs.created_at, jobs.run_at, jobs.expires_at,
        jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
        known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
        first.queue, first.max_attempts, first.timeout_seconds
@@ -84,6 +86,7 @@ LEFT JOIN idempotency_keys AS known
   ON known.tenant_id = input.tenant_id AND known.path = input.path AND known.key = input.key
  AND known.created_at >= now() - {KEY_LIFETIME}
 LEFT JOIN jobs ON jobs.id = input.id
+LEFT JOIN job_events AS submitted ON submitted.job_id = jobs.id AND submitted.event = 'submit'
 LEFT JOIN jobs AS first ON first.id = known.job_id
 """
 

@@ -7,6 +7,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound
+from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.new_job import Submission, SubmissionKind
@@ -77,6 +78,20 @@ async def test_the_same_batch_again_makes_nothing_twice(
     assert again == first
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 2
     assert len(await jobs.history(batch[0].id)) == 1
+
+
+async def test_the_answer_to_a_lost_commit_is_that_to_a_submission(jobs: Jobs) -> None:
+    job = new_job()
+    (first,) = await submit(jobs.connection, [job], with_pointers=True)
+    (claimed,) = await jobs.claim(job.id)
+    assert isinstance(claimed, ClaimedJob)
+    await finish(jobs.connection, [(claimed.attempt, completed("1"))])
+
+    (again,) = await submit(jobs.connection, [job], with_pointers=True)
+
+    assert isinstance(first, Submission)
+    assert isinstance(again, Submission)
+    assert (again.kind, again.state) == (first.kind, JobState.QUEUED)
 
 
 async def test_a_replay_answers_with_the_first_job(connection: asyncpg.Connection) -> None:
