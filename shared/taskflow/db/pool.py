@@ -52,6 +52,7 @@ class Database:
     def __init__(self, pool: asyncpg.Pool, acquire_timeout_seconds: float) -> None:
         self._pool = pool
         self._acquire_timeout = acquire_timeout_seconds
+        self._releases: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -75,9 +76,16 @@ class Database:
             await self._give_back(connection)
 
     async def _give_back(self, connection: Connection) -> None:
+        release = asyncio.create_task(self._release(connection), name="release-connection")
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
+        # Who is cancelled doesn't take the connection along, nor wait for a server that is silent.
+        if not _is_being_cancelled():
+            await asyncio.shield(release)
+
+    async def _release(self, connection: Connection) -> None:
         try:
-            # A cancelled request must not take its connection along.
-            await asyncio.shield(self._pool.release(connection, timeout=self._acquire_timeout))
+            await self._pool.release(connection, timeout=self._acquire_timeout)
         except TRANSIENT_ERRORS as error:
             # Such a session is ended, which must hide neither an outcome nor a cancellation.
             log.warning("database_session_given_up", error=_said(error))

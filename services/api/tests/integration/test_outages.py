@@ -239,6 +239,12 @@ async def test_frozen_servers_do_not_hold_the_health_check(
             s3_endpoint=store.url,
         ) as api,
     ):
+
+        async def is_well() -> bool:
+            return bool((await api.get("/api/v1/health")).json()["status"] == "ok")
+
+        # What freezes are connections that are in use already.
+        await eventually(is_well)
         for proxy in (database, broker, redis, store):
             proxy.freeze()
         async with asyncio.timeout(3):
