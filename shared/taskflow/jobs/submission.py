@@ -77,8 +77,8 @@ SELECT * FROM accepted
 # A job of our own may have been run since its commit, whose answer was lost; the answer is still
 # that to a submission, in the state of then.
 _FIND = f"""
-SELECT input.id AS own_id, jobs.id, submitted.target AS state, jobs.created_at, jobs.run_at, jobs.expires_at,
-       jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
+SELECT input.id AS own_id, jobs.id, submitted.target AS state, jobs.created_at, jobs.run_at,
+       jobs.expires_at, jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
        known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
        first.queue, first.max_attempts, first.timeout_seconds
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
