@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jsonschema_rs
 import structlog
 
-from taskflow.errors import InvalidContent, UnknownJobType
+from taskflow.errors import InvalidContent, ServiceUnavailable, UnknownJobType
 from taskflow.jobs.queries import get_job_type
 from taskflow_api.database_access import Reads
 from taskflow_api.problems import pointer_to
@@ -23,6 +23,9 @@ FRESH_SECONDS = 5.0
 
 RECHECK_SECONDS = 1.0
 """A payload is refused by nothing older: the type may just have been registered anew."""
+
+LOOK_SECONDS = 1.0
+"""How long is waited for a look at a type that is known, but not fresh."""
 
 MAX_ERRORS = 20
 _MAX_DETAIL_CHARACTERS = 300
@@ -85,16 +88,23 @@ class JobTypes:
         return known
 
     async def get(self, name: str) -> KnownJobType:
-        """The job type.
+        """The job type; one that is known already also while PostgreSQL is away.
 
         Raises:
             UnknownJobType: nothing has ever registered it, as of now.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
         known = self._known.get(name)
-        if known is not None and _age(known) <= FRESH_SECONDS:
+        if known is None:
+            return await self._look(name)
+        if _age(known) <= FRESH_SECONDS:
             return known
-        return await self._look(name)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await self._look(name)
+        except (TimeoutError, ServiceUnavailable):
+            # A submission has patience of its own, which an end here would leave it no use of.
+            return known
 
     async def _look(self, name: str) -> KnownJobType:
         look = self._looks.get(name)

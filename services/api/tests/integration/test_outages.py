@@ -80,9 +80,15 @@ async def test_without_postgresql_it_is_a_503_and_well_again_after(
         assert (await api.get("/readyz")).status_code == 200
 
 
+@pytest.mark.parametrize("fresh_seconds", [5.0, 0.0], ids=["fresh", "known-for-long"])
 async def test_a_short_outage_is_not_noticed_by_who_submits(
-    start: Any, clean_database: str, connection: asyncpg.Connection
+    start: Any,
+    clean_database: str,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_seconds: float,
 ) -> None:
+    monkeypatch.setattr("taskflow_api.job_types.FRESH_SECONDS", fresh_seconds)
     async with TcpProxy(clean_database) as proxy, start(database_url=proxy.url) as api:
         await api.post(JOBS, json=ECHO)
         before = proxy.accepted
