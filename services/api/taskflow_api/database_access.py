@@ -56,7 +56,7 @@ class Writes:
         try:
             async with self._database.connection() as connection:
                 yield connection
-        except TRANSIENT_ERRORS as error:
+        except (*TRANSIENT_ERRORS, *REFUSALS) as error:
             raise ServiceUnavailable(SERVICE, _said(error)) from error
 
 

@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
-from taskflow.db.pool import TRANSIENT_ERRORS, Connection, Database
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Connection, Database
 from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
@@ -29,7 +29,7 @@ WRITERS = 2
 WAITING_BATCHES = 10
 """How many batches may wait; what comes beyond them is refused, which bounds the memory."""
 
-_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
+_NOT_NOW: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS, ServiceUnavailable)
 _UNANSWERED: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -162,7 +162,7 @@ class Submissions:
             try:
                 async with self._database.connection() as connection:
                     return await write(connection)
-            except _UNREACHABLE as error:
+            except _NOT_NOW as error:
                 failures += 1
                 pause = pause_seconds(failures, last=1.0)
                 if loop.time() + pause > give_up_at:

@@ -59,6 +59,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("58030", id="io-error"),
         pytest.param("58P01", id="file-missing"),
         pytest.param("25006", id="read-only"),
+        pytest.param("42501", id="no-privilege"),
         pytest.param("XX000", id="internal-error"),
         pytest.param("XX001", id="data-corrupted"),
     ],
