@@ -75,7 +75,7 @@ class Database:
         finally:
             await self._give_back(connection)
 
-    async def _give_back(self, connection: Connection) -> None:
+    async def _give_back(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         release = asyncio.create_task(self._release(connection), name="release-connection")
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
@@ -83,7 +83,7 @@ class Database:
         if not _is_being_cancelled():
             await asyncio.shield(release)
 
-    async def _release(self, connection: Connection) -> None:
+    async def _release(self, connection: asyncpg.pool.PoolConnectionProxy) -> None:
         try:
             await self._pool.release(connection, timeout=self._acquire_timeout)
         except TRANSIENT_ERRORS as error:

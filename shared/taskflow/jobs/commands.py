@@ -1,68 +1,19 @@
-"""What a client may do to a job that exists: cancel, retry, patch, delete.
+"""What a client may do to a job that exists: cancel, retry, delete; `patching` has its changes.
 
 Each is one short transaction that locks the job's row, judges, writes the row and its event.
 """
 
-import json
-from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from taskflow.db.pool import Connection
-from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
+from taskflow.errors import JobStateConflict
 from taskflow.jobs.dependents import resolve_dependents
-from taskflow.jobs.lanes import Lane
+from taskflow.jobs.locked_row import lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.schemas import JobPatch
-from taskflow.jobs.states import (
-    TERMINAL,
-    WAITING,
-    JobEvent,
-    JobState,
-    Priority,
-    sources,
-)
-
-# Columns by name: the answer of `*` changes with every migration, and a prepared statement whose
-# answer changes fails inside a transaction.
-_LOCK = """
-SELECT id, tenant_id, type, queue, priority, state, payload, tags, metadata, unique_key,
-       depends_on, has_dependents, run_at, expires_at, attempt, worker_id, cancel_requested,
-       created_at, updated_at
-FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE
-"""
-
-_RECORD = """
-INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
-"""
-
-
-async def _lock(connection: Connection, tenant_id: UUID, job_id: UUID) -> Any:
-    row = await connection.fetchrow(_LOCK, tenant_id, job_id)
-    if row is None:
-        raise JobNotFound(job_id)
-    return row
-
-
-async def _record(
-    connection: Connection, row: Any, event: JobEvent, target: JobState, detail: Any = None
-) -> None:
-    await connection.execute(
-        _RECORD,
-        row["id"],
-        row["tenant_id"],
-        event,
-        row["state"],
-        target,
-        row["attempt"],
-        row["worker_id"],
-        None if detail is None else json.dumps(detail),
-    )
-
+from taskflow.jobs.states import TERMINAL, JobEvent, JobState, sources
 
 _CANCEL = """
 UPDATE jobs
@@ -84,21 +35,21 @@ async def cancel(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobSt
         JobStateConflict: it has ended otherwise.
     """
     async with connection.transaction():
-        row = await _lock(connection, tenant_id, job_id)
+        row = await lock(connection, tenant_id, job_id)
         state = JobState(row["state"])
         if state is JobState.CANCELLED:
             return state
         if state in sources(JobEvent.REQUEST_CANCEL):
             if not row["cancel_requested"]:
                 await connection.execute(_REQUEST_CANCEL, job_id)
-                await _record(connection, row, JobEvent.REQUEST_CANCEL, state)
+                await record(connection, row, JobEvent.REQUEST_CANCEL, state)
             return state
         if state not in sources(JobEvent.CANCEL):
             raise JobStateConflict(
                 job_id, state, f"The job has {state} already and can't be cancelled."
             )
         await connection.execute(_CANCEL, job_id)
-        await _record(connection, row, JobEvent.CANCEL, JobState.CANCELLED)
+        await record(connection, row, JobEvent.CANCEL, JobState.CANCELLED)
         if row["has_dependents"]:
             await resolve_dependents(connection, [job_id])
         return JobState.CANCELLED
@@ -142,7 +93,7 @@ async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointe
         JobStateConflict: it lives, has completed, or may not run beside or before others.
     """
     async with connection.transaction():
-        row = await _lock(connection, tenant_id, job_id)
+        row = await lock(connection, tenant_id, job_id)
         state = JobState(row["state"])
         if state not in sources(JobEvent.RETRY):
             raise JobStateConflict(
@@ -158,8 +109,8 @@ async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointe
             raise JobStateConflict(
                 job_id, state, "Another job with the same unique_key is alive."
             ) from error
-        await _record(connection, row, JobEvent.RETRY, JobState.QUEUED)
-        return _pointer(row, pointer_at)
+        await record(connection, row, JobEvent.RETRY, JobState.QUEUED)
+        return pointer_of(row, pointer_at)
 
 
 async def _refuse_if_others_stand_in_the_way(
@@ -189,105 +140,6 @@ async def _refuse_if_others_stand_in_the_way(
         )
 
 
-def _pointer(row: Any, pointer_at: datetime, priority: Priority | None = None) -> Pointer:
-    lane = Lane(row["queue"], priority or Priority(row["priority"]))
-    return Pointer(row["id"], lane, row["type"], pointer_at)
-
-
-_PATCH = """
-UPDATE jobs
-SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, tags = $6,
-    metadata = $7::jsonb, expires_at = $8,
-    pointer_at = CASE WHEN $9 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
-                      ELSE pointer_at END,
-    updated_at = clock_timestamp()
-WHERE id = $1
-RETURNING pointer_at
-"""
-
-
-async def patch(
-    connection: Connection,
-    tenant_id: UUID,
-    job_id: UUID,
-    change: JobPatch,
-    *,
-    if_version: Collection[datetime] | None,
-) -> Pointer | None:
-    """Change a waiting job; its new pointer if one must be published.
-
-    `if_version`: the job's `updated_at` must be one of these still; None: it doesn't matter.
-
-    Raises:
-        JobNotFound: this tenant has no such job.
-        VersionMismatch: it has changed since `if_version`.
-        JobStateConflict: it doesn't wait.
-        InvalidContent: its expiry would have passed.
-    """
-    async with connection.transaction():
-        row = await _lock(connection, tenant_id, job_id)
-        if if_version is not None and row["updated_at"] not in if_version:
-            raise VersionMismatch("The job has changed since the version in If-Match.")
-        state = JobState(row["state"])
-        if state not in WAITING:
-            raise JobStateConflict(
-                job_id, state, f"The job is {state}: only a waiting job can be changed."
-            )
-        now = await connection.fetchval("SELECT clock_timestamp()")
-        return await _apply(connection, row, change, state, now)
-
-
-async def _apply(
-    connection: Connection, row: Any, change: JobPatch, state: JobState, now: datetime
-) -> Pointer | None:
-    fields = change.model_fields_set
-    run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
-    expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
-    if fields & {"run_at", "expires_at"}:
-        _refuse_early_end(fields, run_at, expires_at, now)
-    target = _state_at(state, run_at, now) if "run_at" in fields else state
-    priority = change.priority or Priority(row["priority"])
-    moves = target is not state or "run_at" in fields or priority != row["priority"]
-    pointer_at = await connection.fetchval(
-        _PATCH,
-        row["id"],
-        target,
-        priority,
-        run_at,
-        json.dumps(change.payload) if change.payload is not None else row["payload"],
-        change.tags if change.tags is not None else row["tags"],
-        json.dumps(change.metadata) if change.metadata is not None else row["metadata"],
-        expires_at,
-        # A retrying job's pointer is somewhere on the ladder and finds its way by itself.
-        moves and target is not JobState.RETRYING,
-    )
-    if target is not state:
-        detail = {"run_at": run_at.isoformat()}
-        await _record(connection, row, JobEvent.RESCHEDULE, target, detail)
-    publish = moves and target is JobState.QUEUED
-    return _pointer(row, pointer_at, priority) if publish else None
-
-
-def _refuse_early_end(
-    fields: Collection[str], run_at: datetime, expires_at: datetime | None, now: datetime
-) -> None:
-    if expires_at is None or expires_at > max(run_at, now):
-        return
-    if "expires_at" not in fields:
-        problem = ("/run_at", "is not before the job expires")
-    elif expires_at <= now:
-        problem = ("/expires_at", "is in the past")
-    else:
-        problem = ("/expires_at", "ends before the job may run")
-    raise InvalidContent("The job would expire before it could run.", [problem])
-
-
-def _state_at(state: JobState, run_at: datetime, now: datetime) -> JobState:
-    if state not in sources(JobEvent.RESCHEDULE):
-        return state
-    return JobState.SCHEDULED if run_at > now else JobState.QUEUED
-
-
 _DELETE = """
 WITH gone AS (
     DELETE FROM jobs WHERE id = $1
@@ -314,7 +166,7 @@ async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
         JobStateConflict: it has not ended.
     """
     async with connection.transaction():
-        row = await _lock(connection, tenant_id, job_id)
+        row = await lock(connection, tenant_id, job_id)
         state = JobState(row["state"])
         if state not in TERMINAL:
             raise JobStateConflict(

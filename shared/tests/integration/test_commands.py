@@ -7,11 +7,12 @@ from uuid_utils.compat import uuid7
 
 from taskflow.errors import InvalidContent, JobNotFound, JobStateConflict, VersionMismatch
 from taskflow.jobs.attempts import ClaimedJob
-from taskflow.jobs.commands import cancel, delete, patch, retry
+from taskflow.jobs.commands import cancel, delete, retry
 from taskflow.jobs.erasures import end_erasure, take_due_erasures
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.log_index import StoredLogRange
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
+from taskflow.jobs.patching import patch
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from taskflow.db.pool import TRANSIENT_ERRORS
 from taskflow.errors import ServiceUnavailable
-from taskflow.jobs import commands, queries
+from taskflow.jobs import commands, patching, queries
 from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
 from taskflow.jobs.views import Row
@@ -143,7 +143,7 @@ async def change_job(
         row = await read_row(resources, caller.tenant_id, job_id)
         await resources.job_types.check(row["type"], change.payload)
     async with resources.writes.connection() as connection:
-        pointed = await commands.patch(
+        pointed = await patching.patch(
             connection, caller.tenant_id, job_id, change, if_version=versions
         )
     if pointed is not None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import (
 )
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, JobNotFound, JobStateConflict
-from taskflow.jobs import commands
+from taskflow.jobs import commands, patching
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
@@ -161,7 +161,7 @@ class ClientRules(JobMachine):
         job_id = self.pick(pick, waits)
         job = self.model.jobs.get(job_id)
         run_at = datetime.now(UTC) + timedelta(hours=1) if to_the_future else None
-        work = commands.patch(
+        work = patching.patch(
             self.connection, TENANT, job_id, JobPatch(run_at=run_at), if_version=None
         )
         if job is None:

@@ -1,0 +1,107 @@
+"""What a client may change of a job that waits."""
+
+import json
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from taskflow.db.pool import Connection
+from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
+from taskflow.jobs.locked_row import lock, pointer_of, record
+from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.schemas import JobPatch
+from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
+
+_PATCH = """
+UPDATE jobs
+SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, tags = $6,
+    metadata = $7::jsonb, expires_at = $8,
+    pointer_at = CASE WHEN $9 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
+                      ELSE pointer_at END,
+    updated_at = clock_timestamp()
+WHERE id = $1
+RETURNING pointer_at
+"""
+
+
+async def patch(
+    connection: Connection,
+    tenant_id: UUID,
+    job_id: UUID,
+    change: JobPatch,
+    *,
+    if_version: Collection[datetime] | None,
+) -> Pointer | None:
+    """Change a waiting job; its new pointer if one must be published.
+
+    `if_version`: the job's `updated_at` must be one of these still; None: it doesn't matter.
+
+    Raises:
+        JobNotFound: this tenant has no such job.
+        VersionMismatch: it has changed since `if_version`.
+        JobStateConflict: it doesn't wait.
+        InvalidContent: its expiry would have passed.
+    """
+    async with connection.transaction():
+        row = await lock(connection, tenant_id, job_id)
+        if if_version is not None and row["updated_at"] not in if_version:
+            raise VersionMismatch("The job has changed since the version in If-Match.")
+        state = JobState(row["state"])
+        if state not in WAITING:
+            raise JobStateConflict(
+                job_id, state, f"The job is {state}: only a waiting job can be changed."
+            )
+        now = await connection.fetchval("SELECT clock_timestamp()")
+        return await _apply(connection, row, change, state, now)
+
+
+async def _apply(
+    connection: Connection, row: Any, change: JobPatch, state: JobState, now: datetime
+) -> Pointer | None:
+    fields = change.model_fields_set
+    run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
+    expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
+    if fields & {"run_at", "expires_at"}:
+        _refuse_early_end(fields, run_at, expires_at, now)
+    target = _state_at(state, run_at, now) if "run_at" in fields else state
+    priority = change.priority or Priority(row["priority"])
+    moves = target is not state or "run_at" in fields or priority != row["priority"]
+    pointer_at = await connection.fetchval(
+        _PATCH,
+        row["id"],
+        target,
+        priority,
+        run_at,
+        json.dumps(change.payload) if change.payload is not None else row["payload"],
+        change.tags if change.tags is not None else row["tags"],
+        json.dumps(change.metadata) if change.metadata is not None else row["metadata"],
+        expires_at,
+        # A retrying job's pointer is somewhere on the ladder and finds its way by itself.
+        moves and target is not JobState.RETRYING,
+    )
+    if target is not state:
+        detail = {"run_at": run_at.isoformat()}
+        await record(connection, row, JobEvent.RESCHEDULE, target, detail)
+    publish = moves and target is JobState.QUEUED
+    return pointer_of(row, pointer_at, priority) if publish else None
+
+
+def _refuse_early_end(
+    fields: Collection[str], run_at: datetime, expires_at: datetime | None, now: datetime
+) -> None:
+    if expires_at is None or expires_at > max(run_at, now):
+        return
+    if "expires_at" not in fields:
+        problem = ("/run_at", "is not before the job expires")
+    elif expires_at <= now:
+        problem = ("/expires_at", "is in the past")
+    else:
+        problem = ("/expires_at", "ends before the job may run")
+    raise InvalidContent("The job would expire before it could run.", [problem])
+
+
+def _state_at(state: JobState, run_at: datetime, now: datetime) -> JobState:
+    if state not in sources(JobEvent.RESCHEDULE):
+        return state
+    return JobState.SCHEDULED if run_at > now else JobState.QUEUED
