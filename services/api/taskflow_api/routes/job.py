@@ -4,13 +4,10 @@ import asyncio
 from typing import Annotated
 from uuid import UUID
 
-import structlog
 from fastapi import APIRouter, Header, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from taskflow.db.pool import TRANSIENT_ERRORS
-from taskflow.errors import ServiceUnavailable
 from taskflow.jobs import commands, patching, queries
 from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
@@ -28,8 +25,6 @@ from taskflow_api.waiting import Waiters
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
 
 _ETAG = {"ETag": "The job's version, for If-None-Match and If-Match."}
-_OBJECTS_UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
-log = structlog.get_logger(__name__)
 
 
 @router.get(
