@@ -1,5 +1,6 @@
 """One lane's channel: a small buffer of pointers, acknowledged many at once."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from aiormq.abc import DeliveredMessage
 
 from taskflow.broker.topology import lane_queue
 from taskflow.jobs.lanes import Lane
+
+ANSWER_SECONDS = 1.0
+"""How long a lane is waited for: RabbitMQ says nothing for a minute where a queue has no leader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,9 @@ class LaneConsumer:
         self._on_delivery = on_delivery
         self._on_lost = on_lost
         self._buffer: deque[Delivery] = deque()
+        self._wanted = False
         self._consumes = False
+        self._errand: asyncio.Task[None] | None = None
         keeper.close_callbacks.add(self._lost)
         channel.on_consumer_cancel_callbacks.add(self._lost)
 
@@ -55,28 +61,29 @@ class LaneConsumer:
 
     @property
     def consumes(self) -> bool:
-        """Whether it asks for messages now."""
-        return self._consumes
+        """Whether we asked for messages, and the broker has answered."""
+        return self._wanted and self._consumes
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether we asked for messages, and the broker has not answered, or has refused."""
+        return self._wanted and not self._consumes
 
     def __len__(self) -> int:
         return len(self._buffer)
 
     async def resume(self) -> None:
-        """Begin to consume."""
-        if self._consumes:
-            return
-        self._consumes = True
-        await self._channel.basic_qos(prefetch_count=self._prefetch)
-        await self._channel.basic_consume(
-            lane_queue(self._lane), self._receive, consumer_tag=self._lane.key
-        )
+        """Begin to consume. A broker that doesn't answer soon is waited for on the side."""
+        if not self._wanted:
+            self._wanted = True
+            await self._settle()
 
     async def hand_back(self) -> None:
         """Stop consuming and return what is buffered to the broker, for others to take."""
-        if not self._consumes:
+        if not self._wanted:
             return
-        self._consumes = False
-        await self._channel.basic_cancel(self._lane.key)
+        self._wanted = False
+        await self._settle()
         if self._buffer:
             last = self._buffer[-1].tag
             self._buffer.clear()
@@ -93,13 +100,41 @@ class LaneConsumer:
     async def close(self) -> None:
         """Close the channel: what is not acknowledged goes back to the queue."""
         self._buffer.clear()
+        if self._errand is not None:
+            self._errand.cancel()
+            await asyncio.gather(self._errand, return_exceptions=True)
         await self._keeper.close()
+
+    async def _settle(self) -> None:
+        """Have the broker do what we want, and wait a moment for it."""
+        if self._errand is None or self._errand.done():
+            self._errand = asyncio.create_task(self._carry_out(), name=f"lane-{self._lane.key}")
+            self._errand.add_done_callback(self._end_errand)
+        errand = self._errand
+        await asyncio.wait({errand}, timeout=ANSWER_SECONDS)
+        if errand.done():
+            errand.result()
+
+    async def _carry_out(self) -> None:
+        while self._wanted != self._consumes:
+            if self._wanted:
+                await self._channel.basic_qos(prefetch_count=self._prefetch)
+                await self._channel.basic_consume(
+                    lane_queue(self._lane), self._receive, consumer_tag=self._lane.key
+                )
+            else:
+                await self._channel.basic_cancel(self._lane.key)
+            self._consumes = not self._consumes
+
+    def _end_errand(self, errand: asyncio.Task[None]) -> None:
+        if errand.cancelled() or errand.exception() is not None:
+            self._on_lost()
 
     async def _receive(self, message: DeliveredMessage) -> None:
         tag = message.delivery_tag
         if tag is None:
             return
-        if not self._consumes:
+        if not self._wanted:
             # It was on its way when we stopped consuming.
             await self._channel.basic_nack(tag, requeue=True)
             return

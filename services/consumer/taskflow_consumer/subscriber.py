@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
+import aiormq.exceptions
 import structlog
 from aio_pika import Message
 from pamqp.common import FieldTable
 from uuid_utils.compat import uuid7
 
-from taskflow.broker import topology
 from taskflow.broker.connection import BROKER_ERRORS, Broker, library_cancellations
 from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
 from taskflow.broker.publisher import Publisher
@@ -29,13 +29,13 @@ from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import Delivery, LaneConsumer
+from taskflow_consumer.lanes_aside import LanesAside
 from taskflow_consumer.picker import URGENCY, Picker
+from taskflow_consumer.watchdog import Watchdog
 
 MAX_BATCH = 100
 MAX_PREFETCH = 200
 HAND_BACK_AFTER_SECONDS = 1.0
-WATCHDOG_SECONDS = 10.0
-MISSES_ALLOWED = 2
 STAMP_ROUNDING = timedelta(milliseconds=1)
 """A stamp travels in whole milliseconds."""
 
@@ -96,6 +96,7 @@ class Subscriber:
         self._on_watermark = on_watermark
         self._consumers: list[LaneConsumer] = []
         self._arrived = asyncio.Event()
+        self._aside = LanesAside(self._arrived.set)
         self._lost = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -142,7 +143,7 @@ class Subscriber:
         # served while the broker refills it.
         prefetch = min(2 * self._executor.concurrency, MAX_PREFETCH)
         for lane in self._lanes:
-            await self._broker.ensure_lane(lane)
+            await self._ensure(lane)
         for lane in self._lanes:
             keeper = await self._broker.channel()
             self._consumers.append(
@@ -156,31 +157,57 @@ class Subscriber:
                 )
             )
 
+    async def _ensure(self, lane: Lane) -> None:
+        try:
+            await self._broker.ensure_lane(lane)
+        except aiormq.exceptions.ChannelClosed as error:
+            # The refusal of one lane. A lost connection is another error.
+            if lane not in self._aside:
+                self._set_aside(lane, str(error))
+
     async def _close(self) -> None:
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
+            self._judge(consumer)
             try:
                 with library_cancellations():
                     await consumer.close()
             except _BROKER_AWAY as error:
                 log.debug("lane_close_failed", lane=consumer.lane.key, error=str(error))
 
+    def _judge(self, consumer: LaneConsumer) -> None:
+        """Set a lane aside that did not let itself be consumed; then it has another chance."""
+        if consumer.consumes:
+            self._aside.note_answer(consumer.lane)
+        elif consumer.is_unanswered and not self._stopping.is_set():
+            self._set_aside(consumer.lane, "it could not be consumed")
+
+    def _set_aside(self, lane: Lane, why: str) -> None:
+        seconds = self._aside.note_refusal(lane)
+        log.warning("lane_set_aside", lane=lane.key, seconds=round(seconds, 1), error=why)
+
     async def _consume(self) -> None:
         picker = Picker(self._consumers)
-        watchdog = asyncio.create_task(self._watch(), name="watchdog")
+        watchdog = Watchdog(self._broker, self._consumers, self._lost.set)
+        watching = asyncio.create_task(watchdog.watch(), name="watchdog")
         try:
             while not self._stopping.is_set():
                 await self._wait_for_slot()
-                for consumer in self._consumers:
-                    await consumer.resume()
+                self._arrived.clear()
+                await self._resume()
                 batch = await self._pick(picker)
                 if self._lost.is_set():
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
                     await self._take(batch)
         finally:
-            watchdog.cancel()
-            await asyncio.gather(watchdog, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _resume(self) -> None:
+        for consumer in self._consumers:
+            if consumer.lane not in self._aside:
+                await consumer.resume()
 
     async def _wait_for_slot(self) -> None:
         if self._executor.free > 0:
@@ -194,14 +221,11 @@ class Subscriber:
             await self._first_of(self._executor.wait_free)
 
     async def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
-        """What to claim next; empty when the wait ended for another reason."""
-        while not (self._stopping.is_set() or self._lost.is_set()):
-            self._arrived.clear()
-            plan = picker.pick(min(self._executor.free, MAX_BATCH))
-            if plan:
-                return [(consumer, consumer.take(count)) for consumer, count in plan]
+        """What to claim next; empty after a wait, which may have ended for any reason."""
+        plan = picker.pick(min(self._executor.free, MAX_BATCH))
+        if not (plan or self._lost.is_set()):
             await self._first_of(self._arrived.wait, self._lost.wait)
-        return []
+        return [(consumer, consumer.take(count)) for consumer, count in plan]
 
     async def _take(self, batch: list[Picked]) -> None:
         """Claim, start, send on what came too early, acknowledge."""
@@ -279,41 +303,6 @@ class Subscriber:
             stamp, at = item.pointer.pointer_at, claimed_at.get(item.pointer.job_id)
             if stamp is not None and at is not None and stamp - STAMP_ROUNDING <= at:
                 self._on_watermark(item.source.lane.key, stamp)
-
-    async def _watch(self) -> None:
-        """A consumer that the broker has forgotten gets no message and no error: look."""
-        misses = 0
-        while True:
-            await asyncio.sleep(WATCHDOG_SECONDS)
-            try:
-                async with asyncio.timeout(WATCHDOG_SECONDS):
-                    forgotten = await self._forgotten_lanes()
-            except _BROKER_AWAY as error:
-                log.debug("watchdog_could_not_look", error=str(error))
-                continue
-            misses = misses + 1 if forgotten else 0
-            if misses >= MISSES_ALLOWED:
-                log.error("consumers_forgotten", lanes=forgotten)
-                self._lost.set()
-
-    async def _forgotten_lanes(self) -> list[str]:
-        """Lanes in which messages wait for nobody, though we consume them.
-
-        0 consumers alone is what RabbitMQ also says where a queue's leader doesn't answer, along
-        with 0 messages.
-        """
-        forgotten = []
-        for consumer in self._consumers:
-            if not consumer.consumes:
-                continue
-            async with self._broker.short_channel() as channel:
-                queue = await channel.declare_queue(
-                    topology.lane_queue(consumer.lane), passive=True
-                )
-                found = queue.declaration_result
-                if found.message_count and not found.consumer_count and consumer.consumes:
-                    forgotten.append(consumer.lane.key)
-        return forgotten
 
     async def _first_of(self, *waits: Callable[[], Awaitable[object]]) -> None:
         """Return when one of `waits` does, or when the process stops."""
