@@ -1,6 +1,7 @@
 """What waits to be published: first come, first served, among the destinations with room."""
 
 import asyncio
+import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Set as AbstractSet
@@ -41,6 +42,8 @@ class Backlog(Generic[Item]):
     def __init__(self, window: int) -> None:
         self._window = window
         self._waiting: dict[Destination, deque[tuple[int, Item]]] = {}
+        # The number of each destination's oldest item; those of dropped ones are passed over.
+        self._oldest: list[tuple[int, Destination]] = []
         self._under_way: Counter[Destination] = Counter()
         self._numbers = itertools.count()
         self._length = 0
@@ -56,24 +59,45 @@ class Backlog(Generic[Item]):
 
     def add(self, destination: Destination, item: Item) -> None:
         """Put an item behind all others."""
+        number = next(self._numbers)
         queue = self._waiting.setdefault(destination, deque())
-        queue.append((next(self._numbers), item))
+        if not queue:
+            heapq.heappush(self._oldest, (number, destination))
+        queue.append((number, item))
         self._length += 1
 
     def take(self) -> tuple[Destination, Item] | None:
         """The next item, under way from now on; None: none waits for a destination with room."""
-        room = self._window - self._under_way.total()
-        with_room = (each for each in self._waiting if self._under_way[each] < room)
-        destination = min(with_room, key=lambda each: self._waiting[each][0][0], default=None)
+        destination = self._oldest_with_room()
         if destination is None:
             return None
         queue = self._waiting[destination]
         _, item = queue.popleft()
-        if not queue:
+        if queue:
+            heapq.heappush(self._oldest, (queue[0][0], destination))
+        else:
             del self._waiting[destination]
         self._length -= 1
         self._under_way[destination] += 1
         return destination, item
+
+    def _oldest_with_room(self) -> Destination | None:
+        """Taken off the heap. No more are looked at than have items under way, and one."""
+        room = self._window - self._under_way.total()
+        full: list[tuple[int, Destination]] = []
+        found = None
+        while room > 0 and self._oldest and found is None:
+            number, destination = heapq.heappop(self._oldest)
+            queue = self._waiting.get(destination)
+            if queue is None or queue[0][0] != number:
+                continue
+            if self._under_way[destination] < room:
+                found = destination
+            else:
+                full.append((number, destination))
+        for each in full:
+            heapq.heappush(self._oldest, each)
+        return found
 
     def note_end(self, destination: Destination) -> None:
         """One that was under way has come to its end."""

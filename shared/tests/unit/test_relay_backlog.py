@@ -1,8 +1,10 @@
 import asyncio
+import time
+from collections import deque
 
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
-from taskflow.relay_backlog import Backlog, Batch
+from taskflow.relay_backlog import Backlog, Batch, Destination
 
 MUTE, OTHER = Lane("mute", Priority.LOW), Lane("other", Priority.LOW)
 
@@ -51,6 +53,29 @@ def test_several_destinations_that_answer_nothing_leave_room_for_another() -> No
     assert len(taken(backlog)) == 8 + 4 + 2
     backlog.add(OTHER, 16)
     assert taken(backlog) == [16]
+
+
+def test_what_was_dropped_does_not_come_back() -> None:
+    backlog: Backlog[int] = Backlog(window=10)
+    for number in range(4):
+        backlog.add(MUTE if number % 2 else OTHER, number)
+    assert backlog.drop(MUTE) == [1, 3]
+    backlog.add(MUTE, 4)
+    assert taken(backlog) == [0, 2, 4]
+
+
+def test_thousands_of_destinations_cost_little_more_than_one() -> None:
+    backlog: Backlog[int] = Backlog(window=200)
+    for number in range(6000):
+        backlog.add(Lane(f"queue{number % 3000}", Priority.LOW), number)
+    began_at, under_way, items = time.process_time(), deque[Destination](), []
+    while found := backlog.take():
+        items.append(found[1])
+        under_way.append(found[0])
+        if len(under_way) > 100:
+            backlog.note_end(under_way.popleft())
+    assert items == list(range(6000))
+    assert time.process_time() - began_at < 2
 
 
 async def test_a_batch_ends_with_its_last_and_an_empty_one_at_once() -> None:
