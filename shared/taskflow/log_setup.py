@@ -23,6 +23,9 @@ _API_KEY = re.compile(r"\btf_live_\w+")
 _MAX_DEPTH = 6
 # At INFO these tell of every request and every connection.
 _TALKATIVE = ("aio_pika", "aiormq", "asyncio", "urllib3", "uvicorn")
+# Of each loss and each try in vain it tells once or twice more what `taskflow.broker` tells, at
+# ERROR and with a traceback: hundreds of lines in an outage of minutes.
+_REPEATING = ("aiormq.connection",)
 
 
 def configure_logging(level: str, log_format: str, *, service: str) -> None:
@@ -63,6 +66,9 @@ def configure_logging(level: str, log_format: str, *, service: str) -> None:
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    if root.level > logging.DEBUG:
+        for name in _REPEATING:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
 
 

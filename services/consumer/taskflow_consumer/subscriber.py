@@ -18,8 +18,9 @@ from aio_pika import Message
 from pamqp.common import FieldTable
 from uuid_utils.compat import uuid7
 
-from taskflow.broker.connection import BROKER_ERRORS, Broker, library_cancellations
+from taskflow.broker.connection import Broker
 from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
+from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable

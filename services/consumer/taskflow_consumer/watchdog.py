@@ -7,7 +7,8 @@ import aiormq.exceptions
 import structlog
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.connection import Broker
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow_consumer.lane_consumer import LaneConsumer

@@ -15,7 +15,8 @@ from aio_pika.abc import AbstractChannel
 from aiormq import spec
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.connection import Broker
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from taskflow.broker.connection import OUTAGE_ERRORS, library_cancellations
+from taskflow.broker.outages import OUTAGE_ERRORS, library_cancellations
 from taskflow.db.pool import TRANSIENT_ERRORS
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.patience import pause_seconds

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import aio_pika
 import aiormq.exceptions
@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
 from taskflow.broker import topology
+from taskflow.broker.outages import BROKER_ERRORS, is_refusal, library_cancellations, said
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
@@ -31,41 +32,7 @@ CANCEL_AGAIN_SECONDS = 0.2
 LAST_ATTEMPT_SECONDS = 1.0
 ALARM_LOOK_SECONDS = 0.2
 
-OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
-    aiormq.exceptions.AMQPError,
-    aiormq.exceptions.ChannelInvalidStateError,
-    OSError,
-    TimeoutError,
-)
-"""What a broker that is away, refuses or is slow makes aio-pika raise, and no defect does."""
-
-BROKER_ERRORS: tuple[type[BaseException], ...] = (
-    *OUTAGE_ERRORS,
-    # uvloop's word for a transport that was closed; so this is for calls of aio-pika alone.
-    RuntimeError,
-)
-"""What a call of aio-pika may raise while the broker is away."""
-
 log = structlog.get_logger(__name__)
-
-
-@contextlib.contextmanager
-def library_cancellations() -> Iterator[None]:
-    """Make a cancellation that nobody has asked for an outage.
-
-    When aiormq gives a connection up it cancels whoever waits for an answer on it, which would
-    end their tasks without a word.
-
-    Raises:
-        ServiceUnavailable: that is what happened.
-    """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise ServiceUnavailable("RabbitMQ", "the connection was given up") from error
 
 
 def node_urls(amqp_url: str) -> list[str]:
@@ -89,6 +56,7 @@ class Broker:
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
         self._in_alarm = False
+        self._loss = ""
         self._supervisor: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
         self.last_error: str | None = None
@@ -149,7 +117,7 @@ class Broker:
             with library_cancellations():
                 await asyncio.wait_for(channel.initialize(), ANSWER_TIMEOUT_SECONDS)
         except BROKER_ERRORS as error:
-            raise ServiceUnavailable("RabbitMQ", _said(error)) from error
+            raise ServiceUnavailable("RabbitMQ", said(error)) from error
         return channel
 
     @contextlib.asynccontextmanager
@@ -172,7 +140,7 @@ class Broker:
             try:
                 await asyncio.wait_for(topology.declare(channel), ANSWER_TIMEOUT_SECONDS)
             except BROKER_ERRORS as error:
-                raise ServiceUnavailable("RabbitMQ", _said(error)) from error
+                raise ServiceUnavailable("RabbitMQ", said(error)) from error
 
     async def ensure_lane(self, lane: Lane) -> None:
         """Declare a lane that has no queue. One that only lacks its binding is not found.
@@ -210,7 +178,12 @@ class Broker:
             log.info("broker_connected", connection=self._name)
             await self._watch_alarms(lost)
             self._up.clear()
-            log.warning("broker_connection_lost", connection=self._name)
+            log.warning(
+                "broker_connection_lost",
+                connection=self._name,
+                address=self._address,
+                error=self._loss,
+            )
             self._url = next(self._urls)
             # A broker that hangs up on everybody is not to be stormed by everybody at once.
             await asyncio.sleep(pause_seconds(1))
@@ -244,7 +217,12 @@ class Broker:
     async def _connect(self, lost: asyncio.Event) -> None:
         connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
         self._connection = connection
-        connection.close_callbacks.add(lambda *_: lost.set())
+
+        def note_loss(_: object, error: BaseException | None) -> None:
+            self._loss = said(error)
+            lost.set()
+
+        connection.close_callbacks.add(note_loss)
         try:
             await asyncio.wait_for(_complete_topology(connection), ANSWER_TIMEOUT_SECONDS)
         except BaseException:
@@ -252,16 +230,20 @@ class Broker:
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_SECONDS)
             raise
 
+    @property
+    def _address(self) -> str:
+        return f"{self._url.host}:{self._url.port}{self._url.path}"
+
     def _report(self, error: BaseException, failures: int) -> None:
-        self.last_error = _said(error)
+        self.last_error = said(error)
         # Say it when it begins, then at every tenth try: an outage must not fill a disk.
         if failures % 10 == 1:
             log.warning(
                 "broker_unreachable",
                 connection=self._name,
-                address=f"{self._url.host}:{self._url.port}{self._url.path}",
+                address=self._address,
                 error=self.last_error,
-                hint="see TASKFLOW_AMQP_URL" if _is_refusal(error) else None,
+                hint="see TASKFLOW_AMQP_URL" if is_refusal(error) else None,
                 failures=failures,
                 exc_info=None if isinstance(error, BROKER_ERRORS) else error,
             )
@@ -283,22 +265,3 @@ async def _complete_topology(connection: AbstractConnection) -> None:
         await declaring.initialize()
         await topology.declare(declaring)
         await declaring.close()
-
-
-def _is_refusal(error: BaseException) -> bool:
-    """Whether the broker is there and says no: a wrong password, a missing virtual host."""
-    return isinstance(
-        error,
-        aiormq.exceptions.AuthenticationError
-        | aiormq.exceptions.ProbableAuthenticationError
-        | aiormq.exceptions.ConnectionNotAllowed
-        | aiormq.exceptions.ChannelAccessRefused
-        | aiormq.exceptions.InvalidFrameError,
-    )
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, aiormq.exceptions.InvalidFrameError):
-        # What aiormq makes of a Close in answer to its Open.
-        return f"the virtual host is missing, full or not open to this user ({error})"
-    return str(error) or type(error).__name__

@@ -11,8 +11,9 @@ from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker, library_cancellations
+from taskflow.broker.connection import Broker
 from taskflow.broker.message import REASON_HEADER, encode
+from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
 from taskflow.errors import PublishFailed, PublishTimedOut, ServiceUnavailable
 from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.lanes import Lane

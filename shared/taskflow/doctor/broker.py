@@ -11,7 +11,8 @@ from aio_pika import ExchangeType, Message
 from aio_pika.abc import AbstractConnection
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, node_urls
+from taskflow.broker.connection import node_urls
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.doctor.dead_messages import DeadMessage, peek
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, warn
 from taskflow.doctor.servers import said

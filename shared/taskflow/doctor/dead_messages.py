@@ -10,8 +10,8 @@ import aiormq.abc
 from aio_pika.abc import AbstractChannel
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS
 from taskflow.broker.message import REASON_HEADER, UndecodableMessage, decode
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.errors import ServiceUnavailable
 
 TIMEOUT_SECONDS = 10.0

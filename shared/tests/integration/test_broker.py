@@ -199,6 +199,23 @@ async def test_a_lost_connection_comes_back(amqp_url: str) -> None:
         await broker.close()
 
 
+async def test_a_loss_is_told_once_with_its_reason(amqp_url: str) -> None:
+    async with TcpProxy(amqp_url) as proxy, connected_broker(proxy.url) as broker:
+        with capture_logs() as logs:
+            proxy.cut()
+
+            async def is_back() -> bool:
+                return [line["event"] for line in logs][-1:] == ["broker_connected"]
+
+            await eventually(is_back)
+        assert broker.connected
+    (lost,) = [line for line in logs if line["event"] == "broker_connection_lost"]
+    assert "Server connection" in lost["error"]
+    assert (
+        lost["address"] == urlsplit(proxy.url).netloc.rpartition("@")[2] + urlsplit(amqp_url).path
+    )
+
+
 async def test_the_relay_publishes_what_it_is_given(
     broker: Broker, publisher: Publisher, database: Database
 ) -> None:

@@ -21,6 +21,7 @@ log.info("thing_done", count=3, secret_key="hidden", surrogate="\\ud800", emoji=
 log.debug("thing_seen")
 logging.getLogger("library").warning("it said %s", "amqp://user:password@host/x", extra={"n": 1})
 logging.getLogger("uvicorn.error").info("chatter")
+logging.getLogger("aiormq.connection").error("what we have said")
 warnings.warn("old")
 try:
     token = "local-secret"
@@ -71,6 +72,7 @@ def test_each_line_is_an_object_with_its_context() -> None:
 def test_no_secret_is_shown(log_format: str) -> None:
     text = output("DEBUG", log_format)
     assert "thing_seen" in text
+    assert "what we have said" in text
     for secret in ("hidden", "password", "chatter"):
         assert secret not in text
 

@@ -14,8 +14,9 @@ import structlog
 from aio_pika import DeliveryMode, Message
 
 from taskflow.broker import topology
-from taskflow.broker.connection import BROKER_ERRORS, Broker
+from taskflow.broker.connection import Broker
 from taskflow.broker.message import UndecodableMessage, decode
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.errors import ServiceUnavailable

@@ -1,0 +1,68 @@
+"""What aio-pika raises while the broker is away, refuses us or is slow, and what it means."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import aiormq.exceptions
+
+from taskflow.errors import ServiceUnavailable
+
+OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
+    aiormq.exceptions.AMQPError,
+    aiormq.exceptions.ChannelInvalidStateError,
+    OSError,
+    TimeoutError,
+)
+"""What a broker that is away, refuses or is slow makes aio-pika raise, and no defect does."""
+
+BROKER_ERRORS: tuple[type[BaseException], ...] = (
+    *OUTAGE_ERRORS,
+    # uvloop's word for a transport that was closed; so this is for calls of aio-pika alone.
+    RuntimeError,
+)
+"""What a call of aio-pika may raise while the broker is away."""
+
+
+@contextlib.contextmanager
+def library_cancellations() -> Iterator[None]:
+    """Make a cancellation that nobody has asked for an outage.
+
+    When aiormq gives a connection up it cancels whoever waits for an answer on it, which would
+    end their tasks without a word.
+
+    Raises:
+        ServiceUnavailable: that is what happened.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ServiceUnavailable("RabbitMQ", "the connection was given up") from error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the broker is there and says no: a wrong password, a missing virtual host."""
+    return isinstance(
+        error,
+        aiormq.exceptions.AuthenticationError
+        | aiormq.exceptions.ProbableAuthenticationError
+        | aiormq.exceptions.ConnectionNotAllowed
+        | aiormq.exceptions.ChannelAccessRefused
+        | aiormq.exceptions.InvalidFrameError,
+    )
+
+
+def said(error: BaseException | None) -> str:
+    """What happened, in words."""
+    if error is None:
+        return "it was closed"
+    if isinstance(error, asyncio.CancelledError):
+        # What aiormq makes of a connection on which nothing comes any more.
+        return "it has been silent for too long"
+    if isinstance(error, aiormq.exceptions.InvalidFrameError):
+        # What aiormq makes of a Close in answer to its Open.
+        return f"the virtual host is missing, full or not open to this user ({error})"
+    return str(error) or type(error).__name__
