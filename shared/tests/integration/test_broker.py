@@ -211,9 +211,7 @@ async def test_a_loss_is_told_once_with_its_reason(amqp_url: str) -> None:
         assert broker.connected
     (lost,) = [line for line in logs if line["event"] == "broker_connection_lost"]
     assert "Server connection" in lost["error"]
-    assert (
-        lost["address"] == urlsplit(proxy.url).netloc.rpartition("@")[2] + urlsplit(amqp_url).path
-    )
+    assert lost["address"].endswith(urlsplit(amqp_url).path)
 
 
 async def test_the_relay_publishes_what_it_is_given(
