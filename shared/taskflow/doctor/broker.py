@@ -21,6 +21,8 @@ from taskflow.errors import ServiceUnavailable
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 """A quorum queue that has lost its majority never answers; an alarm keeps back confirms."""
+LOOK_SECONDS = 20.0
+"""For all queues together: of a broker that freezes, not even the end of a channel is heard."""
 
 DEAD_MESSAGES_SEEN = 200
 UNROUTED_MANY = 100
@@ -64,19 +66,26 @@ class BrokerReport:
 
 async def examine_broker(connection: AbstractConnection) -> BrokerReport:
     """Whether it takes messages, has the topology, and what lies in its corners."""
+    report = await _look(connection)
+    # Last: from a connection that has published, a broker in alarm reads nothing more.
     accepting = await _check_accepting(connection)
+    return BrokerReport([accepting, *report.diagnoses], report.dead_messages)
+
+
+async def _look(connection: AbstractConnection) -> BrokerReport:
     missing: list[str] = []
     depths: dict[str, int | None] = {}
     try:
-        for name, kind in topology.EXCHANGES.items():
-            if not await _has_exchange(connection, name, kind):
-                missing.append(f"exchange {name}")
-        for name in topology.QUEUES:
-            depths[name] = await _depth(connection, name)
+        async with asyncio.timeout(LOOK_SECONDS):
+            for name, kind in topology.EXCHANGES.items():
+                if not await _has_exchange(connection, name, kind):
+                    missing.append(f"exchange {name}")
+            for name in topology.QUEUES:
+                depths[name] = await _depth(connection, name)
     except BROKER_ERRORS as error:
-        return BrokerReport([accepting, _silent(error)])
+        return BrokerReport([_silent(error)])
     missing += [f"queue {name}" for name, depth in depths.items() if depth is None]
-    diagnoses = [accepting, _topology(missing), _unrouted(depths[topology.UNROUTED_QUEUE])]
+    diagnoses = [_topology(missing), _unrouted(depths[topology.UNROUTED_QUEUE])]
     if depths[topology.DEAD_QUEUE] is None:
         return BrokerReport(diagnoses)
     return await _with_dead_messages(connection, diagnoses, depths[topology.DEAD_QUEUE] or 0)
@@ -137,8 +146,11 @@ async def _with_dead_messages(
     connection: AbstractConnection, diagnoses: list[Diagnosis], depth: int
 ) -> BrokerReport:
     try:
-        async with connection.channel(publisher_confirms=False) as channel:
+        async with asyncio.timeout(LOOK_SECONDS):
+            channel = connection.channel(publisher_confirms=False)
+            await channel.initialize()
             dead = await peek(channel, limit=DEAD_MESSAGES_SEEN)
+            await channel.close()
     except _UNREACHABLE as error:
         return BrokerReport([*diagnoses, _silent(error)])
     foreign = [message for message in dead if message.job_id is None]

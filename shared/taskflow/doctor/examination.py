@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
+from taskflow.broker.connection import library_cancellations
 from taskflow.db.pool import TRANSIENT_ERRORS, Connection
 from taskflow.doctor.broker import BrokerReport, examine_broker, open_broker
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
@@ -64,8 +65,9 @@ async def examine(
 
 async def _examine_broker(amqp_url: str) -> BrokerReport:
     try:
-        async with open_broker(amqp_url) as connection:
-            return await examine_broker(connection)
+        with library_cancellations():
+            async with open_broker(amqp_url) as connection:
+                return await examine_broker(connection)
     except ServiceUnavailable as error:
         what_to_do = (
             "Start RabbitMQ, or mend TASKFLOW_AMQP_URL; jobs are accepted meanwhile and sent when"

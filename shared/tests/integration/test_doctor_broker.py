@@ -1,5 +1,7 @@
 """What the doctor says of RabbitMQ, which it only looks at."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
@@ -15,6 +17,7 @@ from taskflow.doctor.diagnosis import Diagnosis, Level
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
+from taskflow_testing.tcp_proxy import TcpProxy
 
 
 def by_subject(diagnoses: Sequence[Diagnosis]) -> dict[str, Diagnosis]:
@@ -86,3 +89,47 @@ async def test_dead_messages_are_looked_at_and_stay(
         assert diagnosis.level is Level.WARN
         assert list(diagnosis.details) == ["the body is not JSON"]
     assert len(await peek(await broker.channel(), limit=2)) == 2
+
+
+# Class 60, method 40, right behind a frame's type (a method), channel and size.
+PUBLISH = re.compile(rb"\x01.{2}.{4}\x00\x3c\x00\x28", re.DOTALL)
+
+
+class Alarm(TcpProxy):
+    """A broker in alarm reads nothing more from a connection that has published."""
+
+    async def _hold_request(self, piece: bytes) -> bytes:
+        if PUBLISH.search(piece):
+            self.freeze()
+        return await super()._hold_request(piece)
+
+
+async def test_a_broker_in_alarm_is_not_called_a_queue_without_a_majority(
+    amqp_url: str, broker: aio_pika.abc.AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow.doctor.broker.ANSWER_SECONDS", 0.5)
+    async with Alarm(amqp_url) as proxy, open_broker(proxy.url) as connection:
+        report = await examine_broker(connection)
+    levels = {subject: line.level for subject, line in by_subject(report.diagnoses).items()}
+    well = dict.fromkeys(("topology", "unrouted", "dead"), Level.OK)
+    assert levels == {"RabbitMQ": Level.FAIL} | well
+    assert report.dead_messages == []
+
+
+async def test_a_broker_that_freezes_while_it_is_looked_at_is_given_up(
+    amqp_url: str, broker: aio_pika.abc.AbstractConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("ANSWER_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(f"taskflow.doctor.broker.{limit}", 0.3)
+
+    class Freezing(Alarm):
+        async def _hold_request(self, piece: bytes) -> bytes:
+            # The end of a channel: nothing else that is asked of a broker has its answer in time.
+            if piece[7:11] == b"\x00\x14\x00\x28":
+                self.freeze()
+            return await super()._hold_request(piece)
+
+    async with asyncio.timeout(10), Freezing(amqp_url) as proxy:
+        async with open_broker(proxy.url) as connection:
+            report = await examine_broker(connection)
+    assert {line.level for line in report.diagnoses} == {Level.FAIL}
