@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from taskflow.db.pool import TRANSIENT_ERRORS, Connection
+from taskflow.db.pool import Connection
 from taskflow.doctor.dead_messages import DeadMessage
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen
 from taskflow.doctor.invariants import (
@@ -18,7 +18,7 @@ from taskflow.doctor.invariants import (
     load,
     run,
 )
-from taskflow.doctor.servers import said
+from taskflow.doctor.servers import DATABASE_ERRORS, not_answered
 from taskflow.doctor.stored_objects import sample_keys, sizes
 from taskflow.errors import ServiceUnavailable
 from taskflow.object_store import ObjectStore
@@ -73,8 +73,8 @@ async def examine_invariants(
             again, _ = await _look(sources, sample, scope, doubtful)
             findings = _confirmed(findings, again)
         seen = await _seen(sources.connection, scope, bounds)
-    except TRANSIENT_ERRORS as error:
-        return [unseen("invariants", said(error), "Run the doctor again when PostgreSQL answers.")]
+    except DATABASE_ERRORS as error:
+        return [not_answered("invariants", error)]
     return [_summary(findings, f"{seen}; {objects}"), *_problems(findings)]
 
 

@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Sequence
 
 from taskflow.broker.connection import library_cancellations
-from taskflow.db.pool import TRANSIENT_ERRORS, Connection
+from taskflow.db.pool import Connection
 from taskflow.doctor.broker import BrokerReport, examine_broker, open_broker
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
 from taskflow.doctor.diagnosis import Diagnosis, Level, fail, unseen
 from taskflow.doctor.servers import (
+    DATABASE_ERRORS,
     check_database,
     check_object_store,
     check_redis,
+    not_answered,
     open_connection,
     open_object_store,
     said,
@@ -40,7 +42,9 @@ async def examine(
     ]
     bounds = Bounds(newest_jobs, objects, settings.pointer_lost_after_seconds, timeout_seconds)
     try:
-        async with open_connection(settings) as connection:
+        async with open_connection(
+            settings, statement_timeout_seconds=timeout_seconds
+        ) as connection:
             database = await check_database(connection)
             if database.level is not Level.OK:
                 return [database, *others, _nothing_else(database.text)]
@@ -53,10 +57,10 @@ async def examine(
                 invariants = await examine_invariants(
                     Sources(connection, store, broker.dead_messages), bounds
                 )
-    except ServiceUnavailable as error:
+    except (*DATABASE_ERRORS, ServiceUnavailable) as error:
         refusal = fail(
             "PostgreSQL",
-            str(error),
+            said(error),
             "Start PostgreSQL, or mend TASKFLOW_DATABASE_URL; nothing works without it.",
         )
         return [refusal, *others, _nothing_else("PostgreSQL does not answer")]
@@ -88,8 +92,8 @@ async def _examine_workforce(
             check_workers(alive, lost),
             *check_waiting(await read_waiting(connection), alive),
         ]
-    except TRANSIENT_ERRORS as error:
-        return [unseen("workers", said(error), "Run the doctor again when PostgreSQL answers.")]
+    except DATABASE_ERRORS as error:
+        return [not_answered("workers", error)]
 
 
 def _nothing_else(why: str) -> Diagnosis:

@@ -72,7 +72,7 @@ class Scope:
     """How far the look goes, and by which rules.
 
     Jobs from `first_job` on are looked at: ids are UUIDv7, so they are those submitted since
-    then. What waits for a pointer and what runs is looked at whatever its age.
+    then. What is blocked, waits for a pointer or runs is looked at whatever its age.
     """
 
     first_job: UUID = EVERY_JOB

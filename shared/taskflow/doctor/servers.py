@@ -16,10 +16,15 @@ from taskflow.settings import DatabaseSettings, ObjectStoreSettings
 REDIS_SECONDS = 3.0
 _PROBE_PREFIX = "doctor/"
 
+DATABASE_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS)
+"""What a PostgreSQL that is away, slow or closed to us makes a look at it raise."""
+
 
 @contextlib.asynccontextmanager
-async def open_connection(settings: DatabaseSettings) -> AsyncIterator[Connection]:
-    """A connection of the doctor's own, whose statements have the services' limits.
+async def open_connection(
+    settings: DatabaseSettings, *, statement_timeout_seconds: float
+) -> AsyncIterator[Connection]:
+    """A connection of the doctor's own, for reading only.
 
     Raises:
         ServiceUnavailable: PostgreSQL doesn't answer or refuses us.
@@ -28,13 +33,15 @@ async def open_connection(settings: DatabaseSettings) -> AsyncIterator[Connectio
         connection = await asyncpg.connect(
             settings.database_url.get_secret_value(),
             timeout=settings.database_acquire_timeout_seconds,
+            # The server's own limit comes first; this one is for a server that is frozen.
+            command_timeout=statement_timeout_seconds + 1,
             server_settings={
                 "application_name": "taskflow-doctor",
-                "statement_timeout": str(int(settings.database_statement_timeout_seconds * 1000)),
+                "statement_timeout": str(round(statement_timeout_seconds * 1000)),
                 "default_transaction_read_only": "on",
             },
         )
-    except (*TRANSIENT_ERRORS, *REFUSALS) as error:
+    except DATABASE_ERRORS as error:
         raise ServiceUnavailable("PostgreSQL", said(error)) from error
     try:
         yield connection
@@ -104,6 +111,21 @@ async def check_redis(url: str) -> Diagnosis:
     finally:
         await client.aclose()
     return ok("Redis", "answers")
+
+
+def not_answered(subject: str, error: BaseException) -> Diagnosis:
+    """What one of `DATABASE_ERRORS` means for the look that it ended."""
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return unseen(
+            subject,
+            "took too long to look at",
+            "Give it longer (--timeout), or look at fewer jobs (--jobs).",
+        )
+    return unseen(
+        subject,
+        f"PostgreSQL gave no answer: {said(error)}",
+        "Run the doctor again when PostgreSQL answers.",
+    )
 
 
 def said(error: BaseException) -> str:

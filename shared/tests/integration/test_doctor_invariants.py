@@ -1,19 +1,24 @@
 """What the doctor says of rows, and of the objects that they name."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
 from taskflow.doctor.diagnosis import Diagnosis, Level
 from taskflow.jobs.log_index import LogChunk, StoredLogRange, insert_chunks
+from taskflow.doctor.servers import open_connection
 from taskflow.object_store import ObjectStore
+from taskflow.settings import DatabaseSettings
 from taskflow_testing.clients import open_store
 from taskflow_testing.histories import LOG_OBJECT, RESULT_OBJECT, all_kinds
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
+from taskflow_testing.tcp_proxy import TcpProxy
 
 BOUNDS = Bounds(0, 100, pointer_lost_after_seconds=45.0, statement_timeout_seconds=10.0)
 
@@ -109,3 +114,55 @@ async def test_the_look_is_bounded_to_the_newest_jobs(
 
     assert "over the 2 newest jobs, submitted since" in first.text
     assert {line.level for line in others} == {Level.UNSEEN}
+
+
+async def test_a_database_that_freezes_between_two_looks_is_given_up(
+    database_url: str, jobs: Jobs
+) -> None:
+    await jobs.start()
+    await jobs.connection.execute("UPDATE jobs SET lease_expires_at = now() - interval '30 s'")
+    async with TcpProxy(database_url) as proxy, asyncio.timeout(10):
+        settings = DatabaseSettings(database_url=SecretStr(proxy.url))
+
+        async def freeze(seconds: float) -> None:
+            proxy.freeze()
+
+        async with open_connection(settings, statement_timeout_seconds=0.5) as connection:
+            lines = await examine_invariants(Sources(connection, None, []), BOUNDS, pause=freeze)
+
+    (line,) = lines
+    assert (line.level, line.text) == (Level.UNSEEN, "PostgreSQL gave no answer: TimeoutError")
+
+
+async def test_a_scope_that_takes_too_long_to_see_is_said_with_the_way_out(
+    clean_database: str, jobs: Jobs
+) -> None:
+    await jobs.submit()
+    bounds = replace(BOUNDS, newest_jobs=1)
+    blocker = await asyncpg.connect(clean_database)
+    settings = DatabaseSettings(database_url=SecretStr(clean_database))
+    try:
+        async with (
+            blocker.transaction(),
+            open_connection(settings, statement_timeout_seconds=0.3) as connection,
+        ):
+            await blocker.execute("LOCK TABLE jobs")
+            (line,) = await examine_invariants(Sources(connection, None, []), bounds)
+    finally:
+        await blocker.close()
+    assert (line.level, line.text) == (Level.UNSEEN, "took too long to look at")
+    assert "--timeout" in (line.what_to_do or "")
+
+
+async def test_a_job_that_was_left_blocked_is_found_however_old(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    parent = await jobs.submit()
+    child = await jobs.submit(depends_on=[parent])
+    await connection.execute("UPDATE jobs SET state = 'completed' WHERE id = $1", parent)
+    newer = [await jobs.submit() for _ in range(2)]
+
+    sources, bounds = Sources(connection, None, []), replace(BOUNDS, newest_jobs=len(newer))
+    lines = by_subject(await examine_invariants(sources, bounds, pause=at_once))
+
+    assert [str(child) in detail for detail in lines["I16"].details] == [True]

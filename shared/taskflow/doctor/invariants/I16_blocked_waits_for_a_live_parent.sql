@@ -2,8 +2,9 @@
 -- Why: the end of the last parent frees its children or cancels them, in one transaction; a job
 --      that is left blocked after it would wait for ever.
 -- Do: cancel the job and submit it anew; report a bug.
+-- The index of blocked jobs finds all of them: who was forgotten has been for long.
 WITH child AS (
-    SELECT id, depends_on FROM jobs WHERE state = 'blocked' AND id >= :'first_job'::uuid
+    SELECT id, depends_on FROM jobs WHERE state = 'blocked'
 )
 SELECT child.id AS job_id,
        CASE WHEN bool_or(parent.state IN ('failed', 'cancelled', 'expired'))
