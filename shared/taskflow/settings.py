@@ -177,6 +177,7 @@ class DoctorSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
     """What the doctor needs to look at everything."""
 
     redis_url: SecretStr
+    heartbeat_seconds: Seconds = 5.0
     pointer_lost_after_seconds: Seconds = 45.0
     worker_lost_after_seconds: Seconds = 30.0
 

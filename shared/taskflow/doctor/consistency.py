@@ -23,8 +23,8 @@ from taskflow.doctor.stored_objects import sample_keys, sizes
 from taskflow.errors import ServiceUnavailable
 from taskflow.object_store import ObjectStore
 
-SECOND_LOOK_SECONDS = 12.0
-"""Longer than two heartbeats and a tick of the scheduler, within which what passes has passed."""
+BEYOND_TWO_HEARTBEATS_SECONDS = 2.0
+"""What passes has passed within two heartbeats and a tick of the scheduler."""
 
 SHOWN = 5
 
@@ -40,6 +40,7 @@ class Bounds:
     objects: int
     pointer_lost_after_seconds: float
     statement_timeout_seconds: float
+    heartbeat_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ async def examine_invariants(
         findings, objects = await _look(sources, sample, scope, every)
         doubtful = [each.invariant for each in findings if each.count and each.invariant.passing]
         if doubtful:
-            await pause(SECOND_LOOK_SECONDS)
+            await pause(2 * bounds.heartbeat_seconds + BEYOND_TWO_HEARTBEATS_SECONDS)
             # At the same objects: another sample would hardly have what was missing in this one.
             again, _ = await _look(sources, sample, scope, doubtful)
             findings = _confirmed(findings, again)

@@ -40,7 +40,13 @@ async def examine(
         object_store,
         await check_redis(settings.redis_url.get_secret_value()),
     ]
-    bounds = Bounds(newest_jobs, objects, settings.pointer_lost_after_seconds, timeout_seconds)
+    bounds = Bounds(
+        newest_jobs,
+        objects,
+        settings.pointer_lost_after_seconds,
+        timeout_seconds,
+        settings.heartbeat_seconds,
+    )
     try:
         async with open_connection(
             settings, statement_timeout_seconds=timeout_seconds

@@ -1,8 +1,8 @@
 """Whether somebody works: schedulers, workers, and who takes what waits."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from taskflow.db.pool import Connection
@@ -11,9 +11,13 @@ from taskflow.jobs.dispatch import WITH_WAITING_LANES
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.states import DISPATCHABLE
 
+TAKE_OVER_SECONDS = 7.0
+"""Longer than a candidate may need to follow a leader that has frozen, and than a deployment's
+change of leader takes."""
+
 BACKLOG_LONG_SECONDS = 300.0
 SEEN_PER_LANE = 10_000
-"""How many waiting jobs of a lane are looked at, those that have waited longest."""
+"""How many waiting jobs of a lane are looked at, those first whose pointers are the oldest."""
 
 # The scheduler's sessions for the election carry this name; the one that acts holds the lock.
 _SCHEDULERS = """
@@ -27,9 +31,17 @@ WHERE datname = current_database() AND application_name = 'taskflow-scheduler-le
 """
 
 
-async def check_schedulers(connection: Connection) -> Diagnosis:
-    """Whether one leads and another could take over."""
+async def check_schedulers(
+    connection: Connection, *, pause: Callable[[float], Awaitable[object]] = asyncio.sleep
+) -> Diagnosis:
+    """Whether one leads and another could take over.
+
+    `pause` is called, with seconds, before a second look at candidates without a leader.
+    """
     (row,) = await connection.fetch(_SCHEDULERS)
+    if row["running"] and not row["leading"]:
+        await pause(TAKE_OVER_SECONDS)
+        (row,) = await connection.fetch(_SCHEDULERS)
     if not row["leading"]:
         return fail(
             "schedulers",
@@ -94,26 +106,31 @@ def check_workers(alive: Sequence[Worker], lost: int) -> Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The jobs of one type that wait in one queue, due and not; of each lane the oldest only."""
+    """The jobs of one type that wait in one queue, due and not.
+
+    `are_all`: no lane of the queue holds more jobs than were looked at.
+    """
 
     queue: str
     type: str
     count: int
     due: int
-    oldest_due_at: datetime | None
     oldest_age_seconds: float
+    are_all: bool
 
 
 _WAITING = f"""{WITH_WAITING_LANES}
 SELECT lane.queue, waiting.type, count(*) AS count,
        count(*) FILTER (WHERE waiting.run_at <= now()) AS due,
-       min(waiting.run_at) FILTER (WHERE waiting.run_at <= now()) AS oldest_due_at,
-       coalesce(extract(epoch FROM now() - min(waiting.run_at))::float8, 0) AS oldest_age_seconds
+       coalesce(extract(epoch FROM now() - min(waiting.run_at))::float8, 0) AS oldest_age_seconds,
+       max(waiting.seen) <= $1 AS are_all
 FROM lane CROSS JOIN LATERAL (
-    SELECT type, run_at FROM jobs
-    WHERE state IN {state_list(DISPATCHABLE)}
-      AND queue = lane.queue AND priority = lane.priority
-    ORDER BY pointer_at LIMIT {SEEN_PER_LANE}
+    SELECT type, run_at, count(*) OVER () AS seen FROM (
+        SELECT type, run_at FROM jobs
+        WHERE state IN {state_list(DISPATCHABLE)}
+          AND queue = lane.queue AND priority = lane.priority
+        ORDER BY pointer_at LIMIT $1 + 1
+    ) AS looked_at
 ) AS waiting
 GROUP BY lane.queue, waiting.type
 ORDER BY lane.queue, waiting.type
@@ -122,7 +139,7 @@ ORDER BY lane.queue, waiting.type
 
 async def read_waiting(connection: Connection) -> list[Waiting]:
     """What waits, by queue and type."""
-    return [Waiting(**row) for row in await connection.fetch(_WAITING)]
+    return [Waiting(**row) for row in await connection.fetch(_WAITING, SEEN_PER_LANE)]
 
 
 def check_waiting(waiting: Sequence[Waiting], alive: Sequence[Worker]) -> list[Diagnosis]:
@@ -140,7 +157,7 @@ def _check_queues(waiting: Sequence[Waiting], takers: Sequence[Worker]) -> Diagn
             "jobs wait where no live worker takes them",
             "Start a worker whose TASKFLOW_QUEUES or job types name them.",
             [
-                f"{queue}: {sum(each.count for each in waiting if each.queue == queue)} jobs"
+                f"{queue}: {_number([each for each in waiting if each.queue == queue])} jobs"
                 for queue in alone
             ],
         )
@@ -159,20 +176,29 @@ def _check_types(waiting: Sequence[Waiting], takers: Sequence[Worker]) -> Diagno
             "job types",
             "jobs wait whose type no live worker of their queue knows",
             "Start a worker whose TASKFLOW_HANDLERS names the module of the type, or cancel them.",
-            [f"{each.type} in queue {each.queue}: {each.count} jobs" for each in unknown],
+            [f"{each.type} in queue {each.queue}: {_number([each])} jobs" for each in unknown],
         )
     return ok("job types", "none waits that the workers of its queue do not know")
 
 
 def _check_age(waiting: Sequence[Waiting]) -> Diagnosis:
-    total = sum(each.due for each in waiting)
-    oldest = max((each for each in waiting if each.due), key=_age, default=None)
+    due = [each for each in waiting if each.due]
+    oldest = max(due, key=_age, default=None)
     if oldest is None:
         return ok("backlog", "no due job waits")
-    text = f"{total} due jobs wait, the oldest in queue {oldest.queue} for {_age(oldest):.0f} s"
+    number = _at_least(sum(each.due for each in due), due)
+    text = f"{number} due jobs wait, the oldest in queue {oldest.queue} for {_age(oldest):.0f} s"
     if _age(oldest) > BACKLOG_LONG_SECONDS:
         return warn("backlog", text, "Start more workers for that queue, or look why theirs stall.")
     return ok("backlog", text)
+
+
+def _number(waiting: Sequence[Waiting]) -> str:
+    return _at_least(sum(each.count for each in waiting), waiting)
+
+
+def _at_least(number: int, waiting: Sequence[Waiting]) -> str:
+    return str(number) if all(each.are_all for each in waiting) else f"at least {number}"
 
 
 def _age(waiting: Waiting) -> float:

@@ -129,7 +129,10 @@ async def test_a_broker_that_freezes_while_it_is_looked_at_is_given_up(
                 self.freeze()
             return await super()._hold_request(piece)
 
-    async with asyncio.timeout(10), Freezing(amqp_url) as proxy:
-        async with open_broker(proxy.url) as connection:
-            report = await examine_broker(connection)
+    async with (
+        asyncio.timeout(10),
+        Freezing(amqp_url) as proxy,
+        open_broker(proxy.url) as connection,
+    ):
+        report = await examine_broker(connection)
     assert {line.level for line in report.diagnoses} == {Level.FAIL}

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
+import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.doctor.diagnosis import Diagnosis, Level
@@ -31,6 +32,10 @@ async def register(connection: asyncpg.Connection, *, queue: str, job_type: str)
     return worker.id
 
 
+async def at_once(seconds: float) -> None:
+    """No pause."""
+
+
 async def lead(connect: Connect) -> asyncpg.Connection:
     session = await connect()
     await session.execute("SET application_name = 'taskflow-scheduler-leadership'")
@@ -55,7 +60,22 @@ async def test_candidates_that_only_say_they_are_able_do_not_lead(
     session = await connect()
     await session.execute("SET application_name = 'taskflow-scheduler-leadership'")
     await session.execute("SELECT pg_advisory_lock_shared(4712)")
-    assert (await check_schedulers(connection)).level is Level.FAIL
+    assert (await check_schedulers(connection, pause=at_once)).level is Level.FAIL
+
+
+async def test_a_change_of_the_leader_is_waited_for(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    candidate = await connect()
+    await candidate.execute("SET application_name = 'taskflow-scheduler-leadership'")
+
+    async def meanwhile(seconds: float) -> None:
+        # The silence after which PostgreSQL ends a leader's session, and a candidate's next try.
+        assert seconds > 5 + 1.2
+        await candidate.fetchval("SELECT pg_try_advisory_lock(4711)")
+
+    diagnosis = await check_schedulers(connection, pause=meanwhile)
+    assert (diagnosis.level, diagnosis.text) == (Level.WARN, "one runs and leads")
 
 
 async def test_a_worker_lives_while_it_beats(connection: asyncpg.Connection) -> None:
@@ -101,3 +121,15 @@ async def test_a_long_backlog_is_told_with_its_age(
         backlog = by_subject(check_waiting(await read_waiting(connection), []))["backlog"]
         assert backlog.level is level
         assert f"1 due jobs wait, the oldest in queue default for {age:.0f} s" in backlog.text
+
+
+async def test_of_a_lane_with_too_many_jobs_no_number_is_made_up(
+    connection: asyncpg.Connection, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow.doctor.workforce.SEEN_PER_LANE", 2)
+    await jobs.submit()
+    for number in ("2", "at least 3", "at least 3"):
+        await jobs.submit()
+        lines = by_subject(check_waiting(await read_waiting(connection), []))
+        assert lines["backlog"].text.startswith(f"{number} due jobs wait, the oldest in ")
+        assert list(lines["queues"].details) == [f"default: {number} jobs"]
