@@ -5,16 +5,54 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from taskflow.errors import ConfigurationError
 
 PREFIX = "TASKFLOW_"
+LAST_PORT = 65_535
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _with_ports(value: SecretStr) -> SecretStr:
+    """An address, or several: what is wrong with it is said here, not by the client that meets it.
+
+    The message must not repeat the address, which has a password.
+    """
+    for address in re.split(r",\s*(?=\w+://)", value.get_secret_value()):
+        # By hand: the errors of urlsplit repeat what they don't understand.
+        authority = re.split("[/?#]", address.partition("://")[2], maxsplit=1)[0]
+        for host in authority.rpartition("@")[2].split(","):
+            port = host.rpartition("]")[2].partition(":")[2]
+            if port and not (port.isdecimal() and int(port) <= LAST_PORT):
+                raise ValueError(
+                    f"has a port that is no number up to {LAST_PORT}; a / ? # @ or : in a"
+                    " password is written %2F %3F %23 %40 %3A"
+                )
+    return value
+
+
+Address = Annotated[SecretStr, AfterValidator(_with_ports)]
+
+
+def _redis(value: SecretStr) -> SecretStr:
+    if not re.match(r"(rediss?|unix)://", value.get_secret_value()):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return value
+
+
+RedisAddress = Annotated[SecretStr, AfterValidator(_redis), AfterValidator(_with_ports)]
 SettingsType = TypeVar("SettingsType", bound="Settings")
 
 
@@ -51,7 +89,7 @@ class Settings(BaseSettings):
 class DatabaseSettings(Settings):
     """How to reach PostgreSQL, and how long to wait for it."""
 
-    database_url: SecretStr
+    database_url: Address
     database_pool_size: int = Field(10, ge=1, le=200)
     database_statement_timeout_seconds: Seconds = 10.0
     database_acquire_timeout_seconds: Seconds = 5.0
@@ -67,7 +105,7 @@ class DatabaseSettings(Settings):
 class BrokerSettings(Settings):
     """How to reach RabbitMQ: one address, or a cluster's with commas between them."""
 
-    amqp_url: SecretStr
+    amqp_url: Address
     amqp_publish_timeout_seconds: Seconds = 10.0
 
     @field_validator("amqp_url")
@@ -97,6 +135,7 @@ class ObjectStoreSettings(Settings):
     def _http(cls, value: str) -> str:
         if not re.fullmatch(r"https?://[^/\s]+/?", value):
             raise ValueError("must be http://host:port or https://host:port")
+        _with_ports(SecretStr(value))
         return value.rstrip("/")
 
 
@@ -108,9 +147,9 @@ class ApiSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
     """What the API needs."""
 
     api_host: str = "127.0.0.1"
-    api_port: int = Field(8000, ge=1, le=65_535)
+    api_port: int = Field(8000, ge=1, le=LAST_PORT)
     api_key: SecretStr = Field(min_length=16)
-    redis_url: SecretStr
+    redis_url: RedisAddress
     max_body_bytes: int = Field(256 * 1024, ge=1024)
     submission_batch_size: int = Field(200, ge=1, le=1000)
     worker_lost_after_seconds: Seconds = 30.0
@@ -176,7 +215,7 @@ class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, L
 class DoctorSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
     """What the doctor needs to look at everything."""
 
-    redis_url: SecretStr
+    redis_url: RedisAddress
     heartbeat_seconds: Seconds = 5.0
     pointer_lost_after_seconds: Seconds = 45.0
     worker_lost_after_seconds: Seconds = 30.0

@@ -1,9 +1,16 @@
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from taskflow.errors import ConfigurationError
-from taskflow.settings import ApiSettings, ConsumerSettings, load_settings
+from taskflow.settings import (
+    ApiSettings,
+    ConsumerSettings,
+    DoctorSettings,
+    Settings,
+    load_settings,
+)
 
 GOOD = {
     "TASKFLOW_DATABASE_URL": "postgresql://u:secret@localhost/db",
@@ -48,7 +55,13 @@ def test_the_env_file_is_read_with_its_references(
         ("TASKFLOW_AMQP_URL", "localhost:5672"),
         ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v,b:5672"),
         ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v,"),
+        ("TASKFLOW_DATABASE_URL", "postgresql://u:secret@a:5432,b:many/db"),
+        ("TASKFLOW_DATABASE_URL", "postgresql://u:secret/@a:5432/db"),
+        ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v,amqp://u:secret@b:70000/v"),
         ("TASKFLOW_S3_ENDPOINT", "localhost:9000"),
+        ("TASKFLOW_AMQP_URL", "amqp://u:secret@a,amqp://u:secret@b:many"),
+        ("TASKFLOW_S3_ENDPOINT", "http://localhost:many"),
+        ("TASKFLOW_DATABASE_URL", "postgresql://u:secret\u2100@a:many/db"),
         ("TASKFLOW_CONCURRENCY", "0"),
         ("TASKFLOW_CONCURRENCY", "many"),
         ("TASKFLOW_QUEUES", "a.b"),
@@ -68,6 +81,37 @@ def test_a_malformed_setting_is_named_in_one_line(
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["localhost:6379", "redis://:secret@localhost:many/0", "redis://:secret#@localhost/0"]
+)
+@pytest.mark.parametrize("settings_type", [ApiSettings, DoctorSettings])
+def test_a_malformed_address_of_redis_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, value: str, settings_type: type[Settings]
+) -> None:
+    monkeypatch.setenv("TASKFLOW_REDIS_URL", value)
+    with pytest.raises(ConfigurationError, match=r"\ATASKFLOW_REDIS_URL: .*\Z") as caught:
+        load_settings(settings_type)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database_url", "postgresql://u:s%3Aecret@a:5432,[::1]:5433,c/db?sslmode=require"),
+        ("database_url", "postgresql:///db?host=/run/postgresql"),
+        ("amqp_url", "amqps://u:sec%2Cret@[::1]:5671/v, amqp://u:secret@b"),
+        ("redis_url", "unix:///run/redis.sock?db=1"),
+        ("redis_url", "rediss://:secret@localhost:6379/0"),
+    ],
+)
+def test_an_address_in_any_form_that_its_client_takes_stands(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TASKFLOW_{name.upper()}", value)
+    address: SecretStr = getattr(load_settings(DoctorSettings), name)
+    assert address.get_secret_value() == value
 
 
 def test_a_missing_setting_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
