@@ -37,3 +37,33 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert set(commands.split()) <= targets, commands
     for setting in re.findall(r"TASKFLOW_(?!TEST_)[A-Z][A-Z0-9_]*[A-Z0-9]", text):
         assert setting in EXAMPLE, setting
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_headings_that_a_page_leads_to_exist(page: Path) -> None:
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text()):
+        text = (page.parent / target if target else page).read_text()
+        titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert heading in slugs, heading
+
+
+def test_what_an_operator_is_to_look_for_is_what_the_code_says() -> None:
+    code = "".join(
+        path.read_text()
+        for folder in ("shared/taskflow", "services/api", "services/consumer", "services/scheduler")
+        for path in ROOT.joinpath(folder).rglob("*.py")
+        if "tests" not in path.parts
+    )
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    (events,) = re.findall(
+        r"The events to know:\n\n(.+?)\n\n", (ROOT / "docs/operations.md").read_text(), re.DOTALL
+    )
+    for name in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", runbook + events):
+        assert f'"{name}"' in code, name
+    subjects = set(re.findall(r"`(?:FAIL|WARN) (\w+)", runbook))
+    invariants = (ROOT / "shared/taskflow/doctor/invariants").glob("I*.sql")
+    codes = {path.name.split("_")[0].replace("I0", "I") for path in invariants}
+    assert subjects
+    for subject in subjects - codes - {"I"}:
+        assert f'"{subject}' in code, subject

@@ -13,8 +13,9 @@ from taskflow.settings import DoctorSettings
 NEWEST_JOBS = 100_000
 OBJECTS = 500
 TIMEOUT_SECONDS = 60.0
-LARGEST = 10**6
-"""Of any number on the command line: it keeps them within PostgreSQL's types."""
+LARGEST = 10**9
+LONGEST_SECONDS = 86_400.0
+"""They keep what is said on the command line within PostgreSQL's types."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not 0 <= (number := int(text)) <= LARGEST:
-        raise ValueError
+    if not text.isdecimal() or (number := int(text)) > LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST}")
     return number
 
 
 def _seconds(text: str) -> float:
-    if not 0 < (number := float(text)) <= LARGEST:
-        raise ValueError
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= LONGEST_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {LONGEST_SECONDS:g} seconds")
     return number
 
 

@@ -79,6 +79,24 @@ def test_without_settings_it_could_not_look(
     assert "TASKFLOW_DATABASE_URL: is not set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--jobs", "-1", "a whole number from 0 to 1000000000"),
+        ("--objects", "many", "a whole number from 0"),
+        ("--timeout", "0", "above 0 and at most 86400 seconds"),
+        ("--timeout", "soon", "above 0"),
+    ],
+)
+def test_a_number_that_will_not_do_is_told_its_bounds(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, says: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", f"{option}={value}"])
+    assert left.value.code == 2
+    assert f"{option}: must be {says}" in capsys.readouterr().err
+
+
 def test_every_server_away(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
