@@ -74,8 +74,12 @@ class Stage:
             self.failures.append(otherwise)
 
     def recovered(self, seconds: Sequence[float], means: str, limit: float) -> None:
-        """Keep recovery times, say what they measure, and require each within the limit."""
+        """Keep recovery times, say what they measure, and require each within the limit.
+
+        None at all fails as well: then nothing has met the fault.
+        """
         self.recovery_means = means
+        self.require(bool(seconds), f"{means}: there was nothing to measure")
         self.recoveries += seconds
         slow = [each for each in seconds if each > limit]
         worst = max(slow, default=0.0)
@@ -119,19 +123,19 @@ class Stage:
         return starts
 
     async def waits(self, since: float, accepted_before: float) -> list[float]:
-        """Of the jobs that were accepted before a moment and had not begun at `since`: how many
-        seconds after `since` each of them began."""
-        starts = await self.first_starts()
+        """Of the jobs that were accepted before a moment and that no consumer had taken at `since`:
+        how many seconds after `since` each of them was taken."""
+        claims = await self.first_claims()
         return [
-            starts[each.job_id] - since
+            claims[each.job_id] - since
             for each in self.client.accepted
-            # A job that was cancelled in time never began.
-            if each.at < accepted_before and starts.get(each.job_id, 0.0) > since
+            # A job that was cancelled in time was never taken.
+            if each.at < accepted_before and claims.get(each.job_id, 0.0) > since
         ]
 
     async def first_claims(self) -> dict[UUID, float]:
-        """When a consumer first took each job that was taken: a worker that is killed at that
-        moment takes it without beginning."""
+        """When a consumer first took each job that was taken. A worker that is killed at that
+        moment takes it without beginning, and its job begins when the lease has run out."""
         connection = await self.cluster.connect()
         try:
             return await history.first_claims(connection)

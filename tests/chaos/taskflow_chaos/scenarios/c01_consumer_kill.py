@@ -18,6 +18,7 @@ async def play(stage: Stage) -> None:
                 killed.add(victim.pid)
                 stage.fault("consumer kill -9")
     await stage.all_ended()
+    await stage.require_nothing_taken()
     orphans = await stage.orphans()
     # Some jobs kill their worker themselves; those alone would prove nothing.
     stage.require(
@@ -39,7 +40,7 @@ SCENARIO = Scenario(
     id="C1",
     title="Consumers killed",
     fault="a consumer is killed (kill -9) every 2 s",
-    asserts="an orphan runs again within 20 s",
+    asserts="an orphan runs again within 20 s; nothing is taken from a living worker",
     jobs=5_000,
     play=play,
 )

@@ -30,7 +30,6 @@ async def play(stage: Stage) -> None:
     await _require_one_row_a_key(stage)
     accepted = sorted(each.at for each in stage.client.accepted)
     under_load = [moment for moment in killed_at if moment < accepted[-1]]
-    stage.require(bool(under_load), "no API was killed while jobs came in")
     stage.require(
         stage.client.statuses["no connection"] > 0, "no submission met an API that was gone"
     )

@@ -1,8 +1,6 @@
 """C5: the broker dies without a word, five times."""
 
 import asyncio
-from collections.abc import Mapping
-from uuid import UUID
 
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.servers import Outage
@@ -28,28 +26,16 @@ async def play(stage: Stage) -> None:
             stage.require(runs is not None, f"no job ran within {PATIENCE_SECONDS:.0f} s of a kill")
     await stage.all_ended()
     stage.figures["longest_outage_seconds"] = round(max(map(_seconds, broker.outages)), 1)
-    claims = await stage.first_claims()
     for outage in broker.outages:
         accepted = [each for each in stage.client.accepted if outage.covers(each.at)]
         stage.require(bool(accepted), "nothing was accepted while the broker was away")
         stage.recovered(
-            _waits(stage, outage, claims),
+            await stage.waits(since=outage.began, accepted_before=outage.ended or outage.began),
             "from the broker's death to the claim of each job that waited then or came while it"
             " was away",
             limit=DISPATCH_SECONDS,
         )
     stage.require_no_refusal()
-
-
-def _waits(stage: Stage, outage: Outage, claims: Mapping[UUID, float]) -> list[float]:
-    """Of the jobs that were accepted before it ended and not taken then: how long each waited."""
-    ended = outage.ended or outage.began
-    return [
-        claims[each.job_id] - outage.began
-        for each in stage.client.accepted
-        # A job that was cancelled in time was never taken.
-        if each.at < ended and claims.get(each.job_id, 0.0) > outage.began
-    ]
 
 
 def _seconds(outage: Outage) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from taskflow_chaos import faults
 from taskflow_chaos.result import percentile
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.stage import Stage, pace
@@ -19,24 +20,25 @@ async def play(stage: Stage) -> None:
     broker = stage.cluster.rabbitmq
     async with stage.submissions(per_second=pace(stage.jobs, LOAD_SECONDS)):
         await asyncio.sleep(BEFORE_FREEZE_SECONDS)
-        broker.freeze()
         stage.fault("broker SIGSTOP")
-        await asyncio.sleep(FREEZE_SECONDS)
-        broker.thaw()
+        await faults.freeze_server(broker, FREEZE_SECONDS)
     await stage.all_ended()
     outage = broker.outages[-1]
-    frozen = [each for each in stage.client.accepted if outage.covers(each.at)]
-    stage.require(bool(frozen), "nothing was accepted while the broker was frozen")
+    accepted = stage.client.accepted
+    stage.require(
+        any(outage.covers(each.at) for each in accepted),
+        "nothing was accepted while the broker was frozen",
+    )
+    # By their beginning: one that hangs until the broker is back belongs to them.
+    frozen = [each for each in accepted if outage.covers(each.at - each.waited_seconds)]
     p99 = percentile([each.waited_seconds * 1000 for each in frozen], 0.99) or 0.0
     stage.figures["submit_p99_ms_while_frozen"] = round(p99, 1)
     stage.require(p99 < SUBMIT_P99_MS, f"submit p99 was {p99:.0f} ms while the broker was frozen")
     stage.require_no_refusal()
     back = outage.ended or outage.began
-    waits = await stage.waits(since=back, accepted_before=back)
-    stage.require(bool(waits), "no job waited for the broker")
     stage.recovered(
-        waits,
-        "from the broker's return to the start of each job that waited for it",
+        await stage.waits(since=back, accepted_before=back),
+        "from the broker's return to the claim of each job that waited for it",
         limit=BACKLOG_GONE_SECONDS,
     )
 
@@ -45,7 +47,7 @@ SCENARIO = Scenario(
     id="C7",
     title="Broker frozen",
     fault="RabbitMQ is frozen (SIGSTOP) for 60 s",
-    asserts="submit p99 below 500 ms meanwhile; all that waited begins within 60 s of its return",
+    asserts="submit p99 below 500 ms meanwhile; all that waited is taken within 60 s of its return",
     jobs=3_000,
     play=play,
 )
