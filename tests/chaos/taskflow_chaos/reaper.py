@@ -3,31 +3,37 @@
 It waits for the end of its standard input, the other end of which the suite alone holds.
 """
 
+import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from taskflow_chaos.small_disk import unmount_below
 from taskflow_local.leftovers import end_leftovers
 
 
-@contextmanager
-def reaped(folder: Path) -> Iterator[None]:
+@asynccontextmanager
+async def reaped(folder: Path) -> AsyncIterator[None]:
     """Within the block, whatever becomes of us: when we end, the processes of `folder` do."""
-    reaper = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(folder)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
+    reaper = _start(folder)
     try:
         yield
     finally:
         assert reaper.stdin is not None
         reaper.stdin.close()
-        reaper.wait()
+        await asyncio.to_thread(reaper.wait)
+
+
+def _start(folder: Path) -> "subprocess.Popen[bytes]":
+    """Not one of asyncio's, which would die with the loop."""
+    return subprocess.Popen(
+        [sys.executable, "-m", __name__, str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def main(folder: Path) -> None:

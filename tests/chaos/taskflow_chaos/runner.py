@@ -43,7 +43,7 @@ async def run(
     The result, and the folder with all logs and data, which is the caller's to delete.
     A scenario that breaks has failed; what broke it is among the result's `failures`.
     """
-    folder = _new_folder(checkout, scenario.id)
+    folder = await asyncio.to_thread(_new_folder, checkout, scenario.id)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -66,10 +66,11 @@ async def run(
         seconds=0,
     )
     try:
-        with reaped(folder), scenario.surroundings(folder):
-            report = await _run_on_cluster(
-                scenario, report, folder, checkout, say=say, faults_over=faults_over
-            )
+        async with reaped(folder):
+            with scenario.surroundings(folder):
+                report = await _run_on_cluster(
+                    scenario, report, folder, checkout, say=say, faults_over=faults_over
+                )
     except CannotRun as error:
         report = report.model_copy(update={"skipped": str(error)})
     except Exception as error:  # noqa: BLE001 - said in the result, and the next one is to run

@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,23 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from taskflow_chaos.reaper import reaped
 from taskflow_local.processes import is_alive
 from taskflow_local.supervisor import MARKER
 from taskflow_testing.waiting import eventually
 
 # A suite that has started a process of its own when it is killed.
 SUITE = """
-import os, subprocess, sys, time
+import asyncio, os, subprocess, sys
 from pathlib import Path
 from taskflow_chaos.reaper import reaped
 from taskflow_local.supervisor import MARKER
 folder = Path(sys.argv[1])
-with reaped(folder):
-    child = subprocess.Popen(
-        ["sleep", "600"], env={**os.environ, MARKER: str(folder)}, start_new_session=True
-    )
-    (folder / "pid").write_text(str(child.pid))
-    time.sleep(600)
+async def main():
+    async with reaped(folder):
+        child = subprocess.Popen(
+            ["sleep", "600"], env={**os.environ, MARKER: str(folder)}, start_new_session=True
+        )
+        (folder / "pid").write_text(str(child.pid))
+        await asyncio.sleep(600)
+asyncio.run(main())
 """
 
 
@@ -57,3 +61,21 @@ async def test_what_a_killed_suite_has_started_ends(
     finally:
         if is_alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+async def test_the_loop_goes_on_while_what_is_left_ends(tmp_path: Path) -> None:
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.01)
+            turns += 1
+
+    async with reaped(tmp_path):
+        environment = {**os.environ, MARKER: str(tmp_path)}
+        child = await asyncio.create_subprocess_exec("sleep", "600", env=environment)
+        turning = asyncio.create_task(turn())
+    turning.cancel()
+    assert turns > 0
+    assert await child.wait() == -signal.SIGTERM
