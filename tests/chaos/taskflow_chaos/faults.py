@@ -8,6 +8,7 @@ import contextlib
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -103,14 +104,16 @@ async def raise_alarm(
         await rabbitmqctl(broker, *usual)
 
 
-async def purge_queues(broker: Server) -> None:
-    """Delete whatever lies in any queue."""
+async def purge_queues(broker: Server) -> Counter[str]:
+    """Delete whatever lies in any queue; how many messages that were, by queue."""
+    purged: Counter[str] = Counter()
     names = (await rabbitmqctl(broker, "list_queues", "name")).split()
     connection = await aio_pika.connect(broker.url, timeout=10)
     async with connection:
         channel = await (await connection.channel()).get_underlay_channel()
         for name in names:
-            await channel.queue_purge(name, timeout=10)
+            purged[name] = (await channel.queue_purge(name, timeout=10)).message_count or 0
+    return purged
 
 
 async def reset_broker(broker: Server) -> None:

@@ -37,9 +37,11 @@ async def rabbitmqctl(node: Server, *arguments: str, tool: str = "rabbitmqctl") 
     try:
         output, _ = await asyncio.wait_for(process.communicate(), LIMIT_SECONDS)
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise RabbitmqctlFailed(f"{said}: no end in {LIMIT_SECONDS:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode != 0:
         raise RabbitmqctlFailed(f"{said}: {output.decode(errors='replace')}")
     return output.decode()

@@ -109,6 +109,17 @@ def _judge(answer: httpx.Response, path: str, readings: Readings) -> None:
         readings.complaints.append(f"{what}: {answer.text[:_TEXT_SHOWN]}")
 
 
+@contextlib.asynccontextmanager
+async def jobs_read(stage: Stage, per_second: float) -> AsyncIterator[None]:
+    """Read jobs at random during the block; what no fault excuses is held against the run."""
+    async with reading(stage.cluster, lambda: some_job(stage), per_second) as readings:
+        try:
+            yield
+        finally:
+            stage.client.complaints.extend(readings.complaints)
+            stage.figures["reads"] = str(dict(readings.statuses))
+
+
 def some_job(stage: Stage) -> str:
     """The path of a job that was accepted, at random; of the list while there is none."""
     accepted = stage.client.accepted

@@ -11,10 +11,10 @@ was about to publish it is sent again as well, and nothing would tell it from a 
 import asyncio
 import time
 
-import aio_pika
 import asyncpg
 
 from taskflow.jobs.states import DISPATCHABLE
+from taskflow_chaos import faults
 from taskflow_chaos.cluster import Layout
 from taskflow_chaos.rabbitmqctl import rabbitmqctl
 from taskflow_chaos.scenario import Scenario
@@ -66,16 +66,8 @@ async def play(stage: Stage) -> None:
 
 async def _purge(stage: Stage) -> int:
     """Purge every queue; how many pointers that took."""
-    names = (await rabbitmqctl(stage.cluster.rabbitmq, "list_queues", "name")).split()
-    taken = 0
-    connection = await aio_pika.connect(stage.cluster.rabbitmq.url, timeout=10)
-    async with connection:
-        channel = await (await connection.channel()).get_underlay_channel()
-        for name in names:
-            purged = await channel.queue_purge(name, timeout=10)
-            if name not in _LOST_WITH_QUEUES:
-                taken += purged.message_count or 0
-    return taken
+    purged = await faults.purge_queues(stage.cluster.rabbitmq)
+    return sum(count for name, count in purged.items() if name not in _LOST_WITH_QUEUES)
 
 
 async def _reset(stage: Stage) -> int:
@@ -95,7 +87,7 @@ async def _reset(stage: Stage) -> int:
 
 
 async def _require_found(stage: Stage, wiped_at: float) -> None:
-    """Wait until no due job waits for a pointer that is older than the wipe."""
+    """Wait until no due job waits for a pointer that is older than the end of the wipe."""
     connection = await stage.cluster.connect()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -108,7 +100,7 @@ async def _require_found(stage: Stage, wiped_at: float) -> None:
         await connection.close()
     stage.recovered(
         [time.time() - wiped_at],
-        "from the loss of the pointers until no due job waits for one of them",
+        "from when the broker serves again, emptied, until no due job waits for a lost pointer",
         limit=FOUND_SECONDS,
     )
 

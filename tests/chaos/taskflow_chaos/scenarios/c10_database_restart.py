@@ -1,9 +1,9 @@
 """C10: PostgreSQL restarts at once, ten times."""
 
 import asyncio
-import signal
 import time
 
+from taskflow_chaos import faults
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.servers import Outage
 from taskflow_chaos.stage import Stage
@@ -19,9 +19,8 @@ async def play(stage: Stage) -> None:
     for part in stage.parts(RESTARTS):
         async with stage.submissions(plan=part):
             await asyncio.sleep(BEFORE_RESTART_SECONDS)
-            await database.end(signal.SIGQUIT)
+            await faults.restart_database(stage)
             stage.fault("PostgreSQL immediate restart")
-            await database.start()
             back = database.outages[-1].ended or time.time()
             await stage.require_start_after(back, "PostgreSQL's return", WELL_AGAIN_SECONDS)
     await stage.all_ended()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from taskflow_chaos import faults, leaks
-from taskflow_chaos.reading import reading, some_job
+from taskflow_chaos.reading import jobs_read
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.stage import Stage, pace
 from taskflow_chaos.workload import PlannedJob
@@ -26,7 +26,7 @@ async def play(stage: Stage) -> None:
     """Freeze all its processes under load, then end backends under load; count them at the end."""
     frozen, terminated = stage.parts(2)
     before = await leaks.count_at_rest(stage)
-    async with reading(stage.cluster, lambda: some_job(stage), READS_PER_SECOND) as readings:
+    async with jobs_read(stage, READS_PER_SECOND):
         async with stage.submissions(_pace(frozen, FROZEN_SECONDS), frozen):
             await asyncio.sleep(BEFORE_FAULT_SECONDS)
             await _freeze(stage)
@@ -34,8 +34,6 @@ async def play(stage: Stage) -> None:
             await asyncio.sleep(BEFORE_FAULT_SECONDS)
             await _terminate(stage)
         await stage.all_ended()
-    stage.client.complaints.extend(readings.complaints)
-    stage.figures["reads"] = str(dict(readings.statuses))
     await leaks.require_none(stage, before)
     await stage.require_nothing_taken()
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from taskflow_chaos import faults
-from taskflow_chaos.reading import reading, some_job
+from taskflow_chaos.reading import jobs_read
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.small_disk import small_disk
 from taskflow_chaos.stage import Stage, pace
@@ -28,14 +28,12 @@ GOES_ON_SECONDS = 10.0
 async def play(stage: Stage) -> None:
     """Fill it under load, keep it full, make room; two times."""
     tables, log = stage.parts(2)
-    async with reading(stage.cluster, lambda: some_job(stage), READS_PER_SECOND) as readings:
+    async with jobs_read(stage, READS_PER_SECOND):
         for part, ends_wal in ((tables, False), (log, True)):
             async with stage.submissions(pace(len(part), LOAD_SECONDS), part):
                 await asyncio.sleep(BEFORE_FAULT_SECONDS)
                 await _be_full(stage, ends_wal=ends_wal)
         await stage.all_ended()
-    stage.client.complaints.extend(readings.complaints)
-    stage.figures["reads"] = str(dict(readings.statuses))
     _require_both_kinds(stage)
     await stage.require_nothing_taken()
 

@@ -23,7 +23,7 @@ from taskflow_chaos.cluster import Layout
 from taskflow_chaos.errors import CannotRun
 from taskflow_chaos.fault_lanes import Lane, fault_order, lanes
 from taskflow_chaos.job_logs import LogAudit
-from taskflow_chaos.reading import reading, some_job
+from taskflow_chaos.reading import jobs_read
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.scenarios.c18_cancel_race import contested
 from taskflow_chaos.servers import Outage
@@ -60,7 +60,7 @@ async def play(stage: Stage) -> None:
         for lane in lanes(with_full_disk=disk.is_mount())
     ]
     before = await leaks.count_at_rest(stage)
-    async with reading(stage.cluster, lambda: some_job(stage), READS_PER_SECOND) as readings:
+    async with jobs_read(stage, READS_PER_SECOND):
         hindered: list[Outage] = []
         async with stage.submissions(PER_SECOND, jobs):
             end = time.monotonic() + len(jobs) / PER_SECOND
@@ -74,8 +74,6 @@ async def play(stage: Stage) -> None:
             "from the end of the last fault until all jobs had ended",
             limit=ALL_ENDED_SECONDS,
         )
-    stage.client.complaints.extend(readings.complaints)
-    stage.figures["reads"] = str(dict(readings.statuses))
     await _require_logs(stage, jobs, hindered)
     await leaks.require_none(stage, before)
 
