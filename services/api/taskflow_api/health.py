@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
+from typing import Any, Generic, Literal, TypeVar
 
 import structlog
 from pydantic import BaseModel, Field
@@ -18,6 +18,8 @@ from taskflow.object_store import ObjectStore
 from taskflow_api.database_access import Writes
 
 CHECK_SECONDS = 1.0
+
+Answer = TypeVar("Answer")
 
 _HINTS = {
     "database": "See TASKFLOW_DATABASE_URL. Nothing works without PostgreSQL.",
@@ -46,29 +48,25 @@ class Health(BaseModel):
     dependencies: dict[str, DependencyHealth]
 
 
-@dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """Asks each dependency."""
+    """Asks each dependency; who asks meanwhile gets the same answer.
 
-    writes: Writes
-    broker: Broker
-    redis: Redis
-    object_store: ObjectStore
+    Anybody may ask, so that questions must not become as many connections to the servers.
+    """
+
+    def __init__(
+        self, writes: Writes, broker: Broker, redis: Redis, object_store: ObjectStore
+    ) -> None:
+        self._writes = writes
+        self._broker = broker
+        self._redis = redis
+        self._object_store = object_store
+        self._health = _Shared(self._ask_all)
+        self._database = _Shared(self._ask_database)
 
     async def check(self) -> Health:
         """Ask all of them at once; done in about a second whatever they do."""
-        checks: Mapping[str, Callable[[], Awaitable[object]]] = {
-            "database": self._check_database,
-            "broker": self._check_broker,
-            "redis": self._check_redis,
-            "object_storage": self.object_store.ping,
-        }
-        answers = await asyncio.gather(*(_ask(name, check) for name, check in checks.items()))
-        dependencies = dict(zip(checks, answers, strict=True))
-        down = {name for name, answer in dependencies.items() if answer.status == "down"}
-        if "database" in down:
-            return Health(status="down", dependencies=dependencies)
-        return Health(status="degraded" if down else "ok", dependencies=dependencies)
+        return await self._health.answer()
 
     async def require_database(self) -> None:
         """Pass when PostgreSQL answers soon, with the tables that this code needs.
@@ -77,6 +75,23 @@ class HealthChecks:
             ServiceUnavailable: it doesn't answer.
             SchemaBehind: migrations are missing.
         """
+        await self._database.answer()
+
+    async def _ask_all(self) -> Health:
+        checks: Mapping[str, Callable[[], Awaitable[object]]] = {
+            "database": self._check_database,
+            "broker": self._check_broker,
+            "redis": self._check_redis,
+            "object_storage": self._object_store.ping,
+        }
+        answers = await asyncio.gather(*(_ask(name, check) for name, check in checks.items()))
+        dependencies = dict(zip(checks, answers, strict=True))
+        down = {name for name, answer in dependencies.items() if answer.status == "down"}
+        if "database" in down:
+            return Health(status="down", dependencies=dependencies)
+        return Health(status="degraded" if down else "ok", dependencies=dependencies)
+
+    async def _ask_database(self) -> None:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._check_database()
@@ -85,15 +100,29 @@ class HealthChecks:
             raise ServiceUnavailable("PostgreSQL", reason) from None
 
     async def _check_database(self) -> None:
-        async with self.writes.connection() as connection:
+        async with self._writes.connection() as connection:
             await check_schema(connection)
 
     async def _check_broker(self) -> None:
-        async with self.broker.short_channel():
+        async with self._broker.short_channel():
             pass
 
     async def _check_redis(self) -> None:
-        await self.redis.ping()
+        await self._redis.ping()
+
+
+class _Shared(Generic[Answer]):
+    """A question that is under way once at most."""
+
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Answer]]) -> None:
+        self._ask = ask
+        self._asking: asyncio.Task[Answer] | None = None
+
+    async def answer(self) -> Answer:
+        """The answer to the question under way, else to a new one; raises what it raises."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="health", context=Context())
+        return await asyncio.shield(self._asking)
 
 
 async def _ask(name: str, check: Callable[[], Awaitable[object]]) -> DependencyHealth:

@@ -230,6 +230,15 @@ async def test_health_names_every_dependency(api: httpx.AsyncClient) -> None:
     assert all(found["latency_ms"] > 0 for found in health["dependencies"].values())
 
 
+async def test_who_asks_for_health_at_once_shares_an_answer(api: httpx.AsyncClient) -> None:
+    asked = 60
+    answers = await asyncio.gather(*(api.get("/api/v1/health") for _ in range(asked)))
+    # Each look takes its own time, which the answer tells.
+    assert len({answer.text for answer in answers}) < asked / 2
+    probes = await asyncio.gather(*(api.get("/readyz") for _ in range(asked)))
+    assert {probe.status_code for probe in probes} == {200}
+
+
 async def test_frozen_servers_do_not_hold_the_health_check(
     start: Any, clean_database: str, amqp_url: str, redis_url: str, s3: Any
 ) -> None:
