@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
-from taskflow.broker.connection import library_cancellations
+from taskflow.broker.outages import library_cancellations
 from taskflow.db.pool import Connection
 from taskflow.doctor.broker import BrokerReport, examine_broker, open_broker
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants

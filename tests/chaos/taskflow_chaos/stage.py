@@ -16,9 +16,10 @@ from taskflow_chaos.effects import read_effects
 from taskflow_chaos.history import Orphan
 from taskflow_chaos.workload import PlannedJob
 
-PER_SECOND = 40.0
-"""How many jobs a second are submitted unless a scenario says otherwise: half of what the slots of
-four consumers bear, so that a wait is the fault's and not the load's."""
+PER_SECOND = 25.0
+"""How many jobs a second are submitted unless a scenario says otherwise: a quarter of what the
+slots of four consumers bear, and what two cores do beside a worker that dies every four seconds and
+is started again, so that a wait is the fault's and not the load's."""
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0
 _UNDISTURBED = frozenset({"200", "202", "409"})
