@@ -28,6 +28,8 @@ from taskflow.doctor.workforce import (
 from taskflow.errors import ServiceUnavailable
 from taskflow.settings import DoctorSettings
 
+_DATABASE_AWAY: tuple[type[BaseException], ...] = (*DATABASE_ERRORS, ServiceUnavailable)
+
 
 async def examine(
     settings: DoctorSettings, *, newest_jobs: int, objects: int, timeout_seconds: float
@@ -63,7 +65,7 @@ async def examine(
                 invariants = await examine_invariants(
                     Sources(connection, store, broker.dead_messages), bounds
                 )
-    except (*DATABASE_ERRORS, ServiceUnavailable) as error:
+    except _DATABASE_AWAY as error:
         refusal = fail(
             "PostgreSQL",
             said(error),
