@@ -2,7 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -10,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.broker.connection import Broker
@@ -128,9 +134,15 @@ def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         pool_timeout_seconds=settings.database_acquire_timeout_seconds,
     )
-    # Finished even where the process is told to hurry, or its connections would be warned about.
-    stack.push_async_callback(lambda: asyncio.shield(engine.dispose()))
+    stack.push_async_callback(_dispose, engine, settings.database_acquire_timeout_seconds)
     return Reads(engine)
+
+
+async def _dispose(engine: AsyncEngine, timeout_seconds: float) -> None:
+    # A silent server is waited for at each of its connections. Shielded, since those that are left
+    # to a process that is told to hurry would be warned about.
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(engine.dispose()), timeout_seconds)
 
 
 def _open_object_store(settings: ApiSettings, stack: AsyncExitStack) -> ObjectStore:

@@ -140,6 +140,25 @@ async def test_a_frozen_postgresql_holds_nobody_for_long(start: Any, clean_datab
         await eventually(is_well)
 
 
+async def test_a_frozen_postgresql_does_not_hold_up_the_end(
+    start: Any, clean_database: str, jobs: Jobs
+) -> None:
+    patience = {
+        "database_acquire_timeout_seconds": 0.3,
+        "database_statement_timeout_seconds": 0.3,
+    }
+    url = f"{JOBS}/{await jobs.submit()}"
+    async with (
+        TcpProxy(clean_database) as proxy,
+        asyncio.timeout(None) as end,
+        start(database_url=proxy.url, **patience) as api,
+    ):
+        await asyncio.gather(*(api.get(url) for _ in range(10)))
+        await api.patch(url, json={"tags": ["a"]})
+        proxy.freeze()
+        end.reschedule(asyncio.get_running_loop().time() + 3)
+
+
 async def test_a_pool_that_is_used_up_is_a_503(
     start: Any, jobs: Jobs, connection: asyncpg.Connection
 ) -> None:
