@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from taskflow_testing.job_client import JobClient
 from taskflow_testing.services import NewServices, Servers, Services
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
+
+from .conftest import HANDLERS, QUICK_LEASES
 
 RESCUE_SECONDS = 20.0
 
@@ -28,79 +31,81 @@ async def s3_proxy(real_servers: Servers) -> AsyncIterator[TcpProxy]:
         yield proxy
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api_alone(
+    real_servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Services]:
+    """An API that stays up."""
+    folder = tmp_path_factory.mktemp("services")
+    services = Services(real_servers, folder, HANDLERS, **QUICK_LEASES)
+    try:
+        await services.start_api()
+        yield services
+    finally:
+        await services.stop()
+
+
 @pytest.fixture
-async def api(real_servers: Servers, new_services: NewServices) -> AsyncIterator[JobClient]:
-    """Jobs through an API that stays up; its services are `api.services`."""
-    services = new_services(real_servers)
-    await services.start_api()
-    async with services.client() as client:
-        yield JobClient(client)
+async def services(api_alone: Services, clean_database: str) -> AsyncIterator[Services]:
+    """That API and an empty database; what a test starts beside it is stopped at its end."""
+    yield api_alone
+    await api_alone.stop(but_first=1)
 
 
-def services_of(new_services: NewServices) -> Services:
-    """Those behind `api`."""
-    return new_services.made[0]
-
-
-async def test_a_job_whose_worker_is_killed_runs_again(
-    api: JobClient, new_services: NewServices
-) -> None:
-    services = services_of(new_services)
+async def test_a_job_whose_worker_is_killed_runs_again(jobs: JobClient, services: Services) -> None:
     await services.start_scheduler()
     victim = await services.start_consumer(handlers="trial_jobs", log_flush_seconds=0.2)
-    job = await api.submit("trial.waits", {"seconds": 3})
+    job = await jobs.submit("trial.waits", {"seconds": 3})
     # The log of a running attempt is there up to the last flush.
-    await api.log_has(job, "number=1")
+    await jobs.log_has(job, "number=1")
     victim.kill()
     killed_at = datetime.now(UTC)
     await services.start_consumer(handlers="trial_jobs")
-    job = await api.completes(job, timeout=RESCUE_SECONDS + 10)
+    job = await jobs.completes(job, timeout=RESCUE_SECONDS + 10)
     assert job["attempt"] == 2
-    first, second = await api.attempts(job)
+    first, second = await jobs.attempts(job)
     assert (first["outcome"], second["outcome"]) == ("lost", "completed")
     assert first["error"]["type"] == "worker_lost"
     waited = datetime.fromisoformat(second["started_at"]) - killed_at
     assert waited.total_seconds() < RESCUE_SECONDS
-    log = await api.log_has(job, "number=2")
+    log = await jobs.log_has(job, "number=2")
     assert "number=1" in log
 
 
 async def test_a_worker_that_is_told_to_stop_hands_its_jobs_back(
-    api: JobClient, new_services: NewServices
+    jobs: JobClient, services: Services
 ) -> None:
-    services = services_of(new_services)
     leaving = await services.start_consumer(handlers="trial_jobs", shutdown_grace_seconds=0.5)
-    job = await api.submit("trial.waits", {"seconds": 60})
-    short = await api.submit("trial.waits", {"seconds": 0.3})
+    job = await jobs.submit("trial.waits", {"seconds": 60})
+    short = await jobs.submit("trial.waits", {"seconds": 0.3})
     for each in (job, short):
-        await api.reaches(each, "running", "completed")
+        await jobs.reaches(each, "running", "completed")
     assert await leaving.terminate() == 0
     # What ends within the grace time has ended; the rest is as if it had not begun.
-    assert (await api.get(short))["state"] == "completed"
-    assert ((await api.get(job))["state"], (await api.get(job))["attempt"]) == ("queued", 0)
-    assert await api.attempts(job) == []
+    assert (await jobs.get(short))["state"] == "completed"
+    assert ((await jobs.get(job))["state"], (await jobs.get(job))["attempt"]) == ("queued", 0)
+    assert await jobs.attempts(job) == []
     await services.start_consumer(handlers="trial_jobs", shutdown_grace_seconds=0)
-    job = await api.reaches(job, "running")
+    job = await jobs.reaches(job, "running")
     assert job["attempt"] == 1
-    events = [event["event"] for event in await api.events(job)]
+    events = [event["event"] for event in await jobs.events(job)]
     assert events == ["submit", "claim", "release", "claim"]
-    workers = (await api.http.get("/api/v1/workers")).json()["items"]
+    workers = (await jobs.http.get("/api/v1/workers")).json()["items"]
     assert [worker["state"] for worker in workers] == ["running", "stopped"]
 
 
 async def test_a_frozen_worker_that_wakes_up_changes_nothing(
-    api: JobClient, new_services: NewServices
+    jobs: JobClient, services: Services
 ) -> None:
-    services = services_of(new_services)
     await services.start_scheduler()
     frozen = await services.start_consumer(handlers="trial_jobs")
-    job = await api.submit("trial.waits", {"seconds": 2})
-    await api.reaches(job, "running")
+    job = await jobs.submit("trial.waits", {"seconds": 2})
+    await jobs.reaches(job, "running")
     frozen.signal(signal.SIGSTOP)
     try:
         await services.start_consumer(handlers="trial_jobs")
         # Its pointer may be dealt to the frozen one, where it lies until the broker gives that up.
-        job = await api.completes(job, timeout=90)
+        job = await jobs.completes(job, timeout=90)
     finally:
         frozen.signal(signal.SIGCONT)
 
@@ -108,8 +113,8 @@ async def test_a_frozen_worker_that_wakes_up_changes_nothing(
         return frozen.events("job_lost") or frozen.events("job_outcome_refused")
 
     await eventually(has_noticed)
-    assert await api.get(job) == job
-    assert [each["outcome"] for each in await api.attempts(job)] == ["lost", "completed"]
+    assert await jobs.get(job) == job
+    assert [each["outcome"] for each in await jobs.attempts(job)] == ["lost", "completed"]
 
 
 async def test_submissions_go_on_while_the_broker_is_away(
@@ -164,8 +169,7 @@ async def test_jobs_complete_without_the_object_store_and_their_logs_come_later(
         await jobs.log_has(job, "by a thread", timeout=30)
 
 
-async def test_another_scheduler_takes_over(api: JobClient, new_services: NewServices) -> None:
-    services = services_of(new_services)
+async def test_another_scheduler_takes_over(jobs: JobClient, services: Services) -> None:
     await services.start_consumer()
     schedulers = [await services.start_scheduler() for _ in range(2)]
 
@@ -174,5 +178,5 @@ async def test_another_scheduler_takes_over(api: JobClient, new_services: NewSer
 
     leader = await eventually(find_leader)
     leader.kill()
-    await api.completes(await api.submit("echo", {"text": "x"}, delay_seconds=1))
+    await jobs.completes(await jobs.submit("echo", {"text": "x"}, delay_seconds=1))
     assert [bool(each.events("leadership_won")) for each in schedulers] == [True, True]

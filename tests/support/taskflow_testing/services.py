@@ -237,16 +237,19 @@ class Services:
         """A title and the end of the log, for each process that was started."""
         return [(f"log of {process.name}", process.log_tail()) for process in self.processes]
 
-    async def stop(self) -> None:
+    async def stop(self, *, but_first: int = 0) -> None:
         """Ask all that run to end, in the order in which they were started; the API first.
+
+        So many of the first are left running; the others are forgotten.
 
         Raises:
             ServiceBroke: one had to be killed.
         """
-        for process in self.processes:
+        ending, self.processes = self.processes[but_first:], self.processes[:but_first]
+        for process in ending:
             if process.is_running:
                 process.signal(signal.SIGTERM)
-        codes = [process.wait(STOP_SECONDS) for process in self.processes]
+        codes = [process.wait(STOP_SECONDS) for process in ending]
         failures = await asyncio.gather(*codes, return_exceptions=True)
         for failure in failures:
             if isinstance(failure, BaseException):

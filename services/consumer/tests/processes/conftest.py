@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from taskflow_testing.object_store import TestBucket
 from taskflow_testing.services import Servers, Services
@@ -27,10 +28,10 @@ class Proxies:
     s3: TcpProxy
 
 
-@pytest.fixture
-def servers_of_tests(clean_database: str, amqp_url: str, redis_url: str, s3: TestBucket) -> Servers:
-    """The servers, without anything between them and the services; no job is there."""
-    return Servers(clean_database, amqp_url, redis_url, s3)
+@pytest.fixture(scope="module")
+def servers_of_tests(database_url: str, amqp_url: str, redis_url: str, s3: TestBucket) -> Servers:
+    """The servers, without anything between them and the services."""
+    return Servers(database_url, amqp_url, redis_url, s3)
 
 
 @pytest.fixture
@@ -45,12 +46,25 @@ async def proxies(servers_of_tests: Servers) -> AsyncIterator[Proxies]:
         yield proxies
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(
+    servers_of_tests: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Services]:
+    """An API that the tests of a module share: no fault is its own."""
+    folder = tmp_path_factory.mktemp("services")
+    services = Services(servers_of_tests, folder, HANDLERS, **QUICK_LEASES)
+    try:
+        await services.start_api()
+        yield services
+    finally:
+        await services.stop()
+
+
 @pytest.fixture
-async def services(servers_of_tests: Servers, tmp_path: Path) -> AsyncIterator[Services]:
-    """Services of the test's own; none of them is started."""
-    services = Services(servers_of_tests, tmp_path, HANDLERS, **QUICK_LEASES)
-    yield services
-    await services.stop()
+async def services(api: Services, clean_database: str) -> AsyncIterator[Services]:
+    """The API and an empty database; what a test starts beside it is stopped at its end."""
+    yield api
+    await api.stop(but_first=1)
 
 
 @pytest.fixture

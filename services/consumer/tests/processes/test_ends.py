@@ -46,7 +46,6 @@ ALL_KINDS = ("fault.waits", "fault.thread", "fault.process")
 async def test_a_second_sigterm_hands_everything_back_at_once(
     services: Services, tmp_path: Path
 ) -> None:
-    await services.start_api()
     consumer = await services.start_consumer(handlers="fault_jobs", shutdown_grace_seconds=600)
     async with services.client() as http:
         jobs = JobClient(http)
@@ -77,7 +76,6 @@ async def test_with_every_server_away_it_ends_within_15_s_of_its_grace(
     tmp_path: Path,
     how: str,
 ) -> None:
-    await services.start_api()
     grace = 2.0
     consumer = await services.start_consumer(
         **through_proxies,
@@ -108,7 +106,6 @@ async def test_with_every_server_away_it_ends_within_15_s_of_its_grace(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_sigterms_under_load_use_up_no_attempt(services: Services, tmp_path: Path) -> None:
-    await services.start_api()
     await services.start_scheduler()
     consumers = [await start(services), await start(services)]
     async with services.client() as http:

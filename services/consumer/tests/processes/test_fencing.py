@@ -17,7 +17,6 @@ from taskflow_testing.waiting import eventually
 async def test_nothing_that_a_frozen_worker_still_writes_reaches_the_job(
     services: Services, tmp_path: Path
 ) -> None:
-    await services.start_api()
     await services.start_scheduler()
     frozen = await services.start_consumer(handlers="fault_jobs", log_flush_seconds=0.2)
     async with services.client() as http:

@@ -29,7 +29,6 @@ async def test_all_jobs_complete_in_their_first_attempt_and_no_connection_is_lef
     tmp_path: Path,
     server: str,
 ) -> None:
-    await services.start_api()
     await services.start_scheduler(lease_seconds=15, heartbeat_seconds=1)
     consumer = await services.start_consumer(
         **through_proxies,

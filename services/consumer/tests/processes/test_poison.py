@@ -45,7 +45,6 @@ async def kept_running(services: Services, count: int) -> AsyncIterator[list[int
 async def test_poison_is_stopped_and_innocents_that_ran_beside_it_complete(
     services: Services, tmp_path: Path
 ) -> None:
-    await services.start_api()
     await services.start_scheduler()
     marks = tmp_path / "marks"
     async with services.client() as http, kept_running(services, 2) as codes:

@@ -26,7 +26,6 @@ GROUP BY jobs.id
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_each_job_has_one_terminal_state(services: Services, tmp_path: Path) -> None:
-    await services.start_api()
     consumer = await services.start_consumer(
         handlers="fault_jobs", concurrency=12, heartbeat_seconds=0.3
     )

@@ -11,7 +11,6 @@ from taskflow_testing.waiting import eventually
 async def test_after_so_many_jobs_it_takes_no_more_and_lets_end_what_runs(
     services: Services, tmp_path: Path
 ) -> None:
-    await services.start_api()
     marks = {"path": str(tmp_path / "marks")}
     consumer = await services.start_consumer(
         handlers="fault_jobs", max_jobs_per_process=5, shutdown_grace_seconds=0.5
@@ -38,7 +37,6 @@ async def test_after_so_many_jobs_it_takes_no_more_and_lets_end_what_runs(
 async def test_a_signal_during_a_renewal_begins_the_grace(
     services: Services, tmp_path: Path
 ) -> None:
-    await services.start_api()
     marks = {"path": str(tmp_path / "marks")}
     consumer = await services.start_consumer(
         handlers="fault_jobs", max_jobs_per_process=2, shutdown_grace_seconds=0.5

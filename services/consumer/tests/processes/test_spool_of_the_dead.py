@@ -22,7 +22,6 @@ async def test_its_successor_stores_it(
     tmp_path: Path,
     end: signal.Signals,
 ) -> None:
-    await services.start_api()
     await services.start_scheduler()
     spool = tmp_path / "spool"
     settings = {
