@@ -1,7 +1,6 @@
 """What clients, users' handlers and strangers in the broker do wrong, against real services."""
 
 import json
-import socket
 import uuid
 from typing import Any
 
@@ -220,42 +219,12 @@ async def test_a_log_of_50_mb_is_stored_beside_other_jobs(jobs: JobClient) -> No
     assert int(cut.headers["Content-Range"].rpartition("/")[2]) > 50_000_000
 
 
-async def test_a_setting_that_is_wrong_stops_a_service_with_a_line_that_names_it(
-    real_servers: Servers, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("wrong")
-    services = Services(real_servers, folder, folder)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        cases: list[tuple[dict[str, object], str]] = [
-            ({"api_port": port}, f"{port}"),
-            ({"api_port": "eighty"}, "TASKFLOW_API_PORT"),
-            ({"database_url": "mysql://x"}, "TASKFLOW_DATABASE_URL"),
-            ({"amqp_url": ""}, "TASKFLOW_AMQP_URL"),
-            ({"api_key": "short"}, "TASKFLOW_API_KEY"),
-        ]
-        started = [(services.launch("api", **settings), said) for settings, said in cases]
-        for process, said in started:
-            assert await process.wait(30) != 0
-            (line,) = [
-                line for line in process.log_tail().splitlines() if line.startswith("taskflow: ")
-            ]
-            assert said in line
-            assert services.api_key not in process.log_tail()
-
-
-@pytest.mark.parametrize(
-    ("handlers", "said"),
-    [("no_such_module", "no_such_module"), ("json", "defines no job"), ("a b", "a b")],
-)
 async def test_handlers_that_cannot_be_used_stop_a_consumer(
-    real_servers: Servers, tmp_path_factory: pytest.TempPathFactory, handlers: str, said: str
+    real_servers: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("handlers")
     services = Services(real_servers, folder, folder)
-    process = services.launch("consumer", handlers=handlers)
+    process = services.launch("consumer", handlers="no_such_module")
     assert await process.wait(20) != 0
-    assert said in process.log_tail()
+    assert "no_such_module" in process.log_tail()
     assert "Traceback" not in process.log_tail()

@@ -204,30 +204,20 @@ async def test_a_port_that_is_taken_is_named(services: Services) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = await refusal(services.launch("api", api_port=port))
+        process = services.launch("api", api_port=port)
+        line = await refusal(process)
     assert f"port {port}" in line
     assert "TASKFLOW_API_PORT" in line
+    assert services.api_key not in process.log_path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"password": "wrong-password"}, "password authentication failed"),
-        ({"name": "nowhere"}, "does not exist"),
-        ({"password": "a#b"}, "not a URL that can be read"),
-    ],
-)
-async def test_a_wrong_database_url_is_named(
-    services: Services, change: dict[str, str], said: str
-) -> None:
+async def test_a_wrong_database_url_is_named(services: Services) -> None:
     url = urlsplit(services.servers.database_url)
-    password = change.get("password", url.password)
-    name = change.get("name", url.path[1:])
-    wrong = f"postgresql://{url.username}:{password}@{url.hostname}:{url.port}/{name}"
+    wrong = f"postgresql://{url.username}:wrong-word@{url.hostname}:{url.port}{url.path}"
     line = await refusal(services.launch("api", database_url=wrong))
     assert "TASKFLOW_DATABASE_URL" in line
-    assert said in line
-    assert str(password) not in line
+    assert "password authentication failed" in line
+    assert "wrong-word" not in line
 
 
 async def test_a_schema_that_is_behind_is_refused(
@@ -243,6 +233,7 @@ async def test_a_schema_that_is_behind_is_refused(
 
 
 async def test_a_malformed_setting_is_named(services: Services) -> None:
-    line = await refusal(services.launch("api", api_key="short", api_port="eighty"))
-    assert "TASKFLOW_API_KEY" in line
-    assert "TASKFLOW_API_PORT" in line
+    wrong = {"api_key": "short", "api_port": "eighty", "database_url": "mysql://x", "amqp_url": ""}
+    line = await refusal(services.launch("api", **wrong))
+    for name in wrong:
+        assert f"TASKFLOW_{name.upper()}" in line

@@ -4,13 +4,15 @@ import pytest
 
 from taskflow.errors import ConfigurationError
 from taskflow.settings import ApiSettings
-from taskflow_api.startup import listen, open_socket
+from taskflow_api.startup import listen, open_socket, require_database
 
 
-def settings(port: int, host: str = "127.0.0.1") -> ApiSettings:
+def settings(
+    port: int, host: str = "127.0.0.1", database_url: str = "postgresql://127.0.0.1/x"
+) -> ApiSettings:
     return ApiSettings(
         _env_file=None,
-        database_url="postgresql://127.0.0.1/x",
+        database_url=database_url,
         amqp_url="amqp://127.0.0.1/x",
         redis_url="redis://127.0.0.1/0",
         s3_endpoint="http://127.0.0.1:1",
@@ -49,3 +51,10 @@ def test_an_ipv6_address_is_one() -> None:
         probe.bind(("::1", 0))
         port = probe.getsockname()[1]
     open_socket(settings(port, "::1")).close()
+
+
+async def test_a_database_url_that_cannot_be_read_is_named_without_its_password() -> None:
+    wrong = settings(8000, database_url="postgresql://someone:a#b@127.0.0.1:1/x")
+    with pytest.raises(ConfigurationError, match="TASKFLOW_DATABASE_URL: not a URL") as caught:
+        await require_database(wrong)
+    assert "a#b" not in str(caught.value)
