@@ -111,6 +111,18 @@ jobs = Table(
             f"pointer_at IS NULL AND {_in_states(DISPATCHABLE | {JobState.SCHEDULED})}"
         ),
     ),
+    # For who leaves lanes aside. It says otherwise what the index above says: by that one, which
+    # the planner may take for as good, everything in those lanes would be read.
+    Index(
+        "ix_jobs_undispatched_lane",
+        "queue",
+        "priority",
+        "run_at",
+        postgresql_where=text(
+            "coalesce(pointer_at, 'infinity') = 'infinity'"
+            f" AND {_in_states(DISPATCHABLE | {JobState.SCHEDULED})}"
+        ),
+    ),
     Index(
         "ix_jobs_lane",
         "queue",

@@ -26,16 +26,11 @@ def _pointer(row: Any) -> Pointer:
     )
 
 
-_STAMP_DUE = f"""
-WITH due AS MATERIALIZED (
-    SELECT id, state FROM jobs
-    WHERE pointer_at IS NULL
-      AND state IN {state_list(DISPATCHABLE | sources(JobEvent.DUE))}
-      AND run_at <= now()
-      AND queue || '.' || priority <> ALL($2::text[])
-    ORDER BY run_at LIMIT $1
-    FOR UPDATE SKIP LOCKED
-), stamped AS (
+_STATES = state_list(DISPATCHABLE | sources(JobEvent.DUE))
+_UNDISPATCHED = f"pointer_at IS NULL AND state IN {_STATES}"
+
+_STAMP = f"""
+, stamped AS (
     UPDATE jobs
     SET state = CASE WHEN due.state IN {from_states(JobEvent.DUE)}
                      THEN '{JobState.QUEUED}' ELSE due.state END,
@@ -54,6 +49,45 @@ WITH due AS MATERIALIZED (
 SELECT id, type, queue, priority, pointer_at FROM stamped
 """
 
+_STAMP_DUE = f"""
+WITH due AS MATERIALIZED (
+    SELECT id, state FROM jobs
+    WHERE {_UNDISPATCHED} AND run_at <= now()
+    ORDER BY run_at LIMIT $1
+    FOR UPDATE SKIP LOCKED
+){_STAMP}"""
+
+# The same, as `ix_jobs_undispatched_lane` has it, so that this index alone can be used.
+_UNDISPATCHED_IN_LANE = f"coalesce(pointer_at, 'infinity') = 'infinity' AND state IN {_STATES}"
+
+# A lane that is left aside may hold the million that are the longest due. So each other lane is
+# asked for its own: by a loose index scan, one probe for each lane and no more rows than a slice.
+_STAMP_DUE_WITHOUT = f"""
+WITH RECURSIVE lane AS (
+    (SELECT queue, priority FROM jobs WHERE {_UNDISPATCHED_IN_LANE}
+     ORDER BY queue, priority LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM lane CROSS JOIN LATERAL (
+        SELECT queue, priority FROM jobs
+        WHERE {_UNDISPATCHED_IN_LANE} AND (queue, priority) > (lane.queue, lane.priority)
+        ORDER BY queue, priority LIMIT 1
+    ) AS next
+), found AS MATERIALIZED (
+    SELECT found.id FROM lane CROSS JOIN LATERAL (
+        SELECT id, run_at FROM jobs
+        WHERE {_UNDISPATCHED_IN_LANE} AND run_at <= now()
+          AND queue = lane.queue AND priority = lane.priority
+        ORDER BY run_at LIMIT $1
+    ) AS found
+    WHERE lane.queue || '.' || lane.priority <> ALL($2::text[])
+    ORDER BY found.run_at LIMIT $1
+), locked AS MATERIALIZED (
+    SELECT id, state, pointer_at, run_at FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM found))
+    FOR UPDATE SKIP LOCKED
+), due AS (
+    SELECT id, state FROM locked WHERE {_UNDISPATCHED} AND run_at <= now()
+){_STAMP}"""
+
 
 async def stamp_due(
     connection: Connection, *, without: Sequence[Lane] = (), limit: int = SLICE
@@ -62,7 +96,11 @@ async def stamp_due(
 
     Scheduled ones become queued. `without` names lanes to leave aside.
     """
-    rows = await connection.fetch(_STAMP_DUE, limit, [lane.key for lane in without])
+    if without:
+        keys = [lane.key for lane in without]
+        rows = await connection.fetch(_STAMP_DUE_WITHOUT, limit, keys)
+    else:
+        rows = await connection.fetch(_STAMP_DUE, limit)
     return [_pointer(row) for row in rows]
 
 

@@ -1,5 +1,6 @@
 """Which waiting jobs are given a pointer."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -96,6 +97,45 @@ async def test_slices_go_from_the_longest_due_and_leave_lanes_aside(jobs: Jobs) 
     await jobs.connection.execute("UPDATE jobs SET pointer_at = NULL")
     aside = [Lane("media", Priority.MEDIUM)]
     assert [job.job_id for job in await stamp_due(jobs.connection, without=aside)] == [young]
+
+
+async def test_lanes_left_aside_are_not_read_however_much_waits_in_them(jobs: Jobs) -> None:
+    mute = await make_undispatched(jobs, queue="mute")
+    columns = (
+        "tenant_id, type, queue, priority, state, payload, run_at, max_attempts, attempt_limit"
+    )
+    await jobs.connection.execute(
+        f"INSERT INTO jobs (id, {columns}) SELECT uuidv7(), {columns} FROM jobs,"
+        " generate_series(1, 5000) WHERE id = $1",
+        mute,
+    )
+    others = {await make_undispatched(jobs, queue=f"other{n}") for n in range(3)}
+
+    async with jobs.connection.transaction():
+        before = await rows_read(jobs)
+        stamped = await stamp_due(jobs.connection, without=[Lane("mute", Priority.MEDIUM)])
+        read = await rows_read(jobs) - before
+
+    assert {job.job_id for job in stamped} == others
+    assert read < 100
+
+
+async def rows_read(jobs: Jobs) -> int:
+    read: int = await jobs.connection.fetchval(
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'"
+    )
+    return read
+
+
+async def test_two_who_leave_lanes_aside_stamp_a_job_once(jobs: Jobs, connect: Connect) -> None:
+    posted = {await make_undispatched(jobs) for _ in range(50)}
+    aside = [Lane("mute", Priority.MEDIUM)]
+    connections = [await connect() for _ in range(4)]
+    slices = await asyncio.gather(*(stamp_due(each, without=aside) for each in connections))
+    stamped = [job.job_id for slice_ in slices for job in slice_]
+    assert len(stamped) == len(set(stamped))
+    stamped += [job.job_id for job in await stamp_due(jobs.connection, without=aside)]
+    assert sorted(stamped) == sorted(posted)
 
 
 async def test_a_row_that_is_held_is_skipped_and_found_later(jobs: Jobs, connect: Connect) -> None:
