@@ -39,8 +39,10 @@ class RepublishLost:
         self._relay = relay
         self._depths = depths
         self._lost_after = lost_after_seconds
-        self._longest_gap = longest_gap_seconds
-        self._empty: dict[Lane, Continuity] = {}
+        # One for all lanes: a round through thousands, or through some whose queues have no leader,
+        # takes longer than any gap in which nobody has looked at all.
+        self._attention = Continuity(longest_gap_seconds)
+        self._empty_since: dict[Lane, float] = {}
         # Kept until all that was lost by then is sent again: the first slice ends the emptiness.
         self._empty_at: dict[Lane, datetime] = {}
 
@@ -51,8 +53,11 @@ class RepublishLost:
         async with self._database.connection() as connection:
             lanes = await waiting_lanes(connection)
         more = False
-        self._empty = {lane: looks for lane, looks in self._empty.items() if lane in lanes}
+        self._empty_since = {
+            lane: since for lane, since in self._empty_since.items() if lane in lanes
+        }
         for lane, seen_at in lanes.items():
+            self._attend()
             if await self._is_empty_for_long(lane):
                 self._empty_at.setdefault(lane, seen_at)
             if await self._republish(lane):
@@ -64,16 +69,23 @@ class RepublishLost:
     async def _is_empty_for_long(self, lane: Lane) -> bool:
         try:
             if await self._depths.look(lane) == 0:
-                looks = self._empty.setdefault(lane, Continuity(self._longest_gap))
-                if looks.look() < self._lost_after:
+                attended = self._attend()
+                if attended - self._empty_since.setdefault(lane, attended) < self._lost_after:
                     return False
                 if await self._depths.is_proven_empty(lane):
                     return True
         except ServiceUnavailable as error:
             # One queue that doesn't answer must not hide the losses of all others.
             log.warning("lane_not_seen", lane=lane.key, error=str(error))
-        self._empty.pop(lane, None)
+        self._empty_since.pop(lane, None)
         return False
+
+    def _attend(self) -> float:
+        """For how long somebody has looked without a gap (seconds); after one all begins anew."""
+        attended = self._attention.look()
+        if attended == 0:
+            self._empty_since.clear()
+        return attended
 
     async def _republish(self, lane: Lane) -> bool:
         async with self._database.connection() as connection:

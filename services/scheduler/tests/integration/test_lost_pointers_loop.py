@@ -98,6 +98,26 @@ async def test_a_purged_lane_is_filled_again(
     assert loop.republished == 20
 
 
+class SlowDepths(LaneDepths):
+    async def look(self, lane: Lane) -> int:
+        await asyncio.sleep(0.1)
+        return await super().look(lane)
+
+
+async def test_a_round_may_take_longer_than_the_longest_gap(
+    jobs: Jobs, database: Database, broker: Broker, relay: Relay
+) -> None:
+    depths = SlowDepths(broker)
+    loop = RepublishLost(
+        database, relay, depths, lost_after_seconds=LOST_AFTER, longest_gap_seconds=0.25
+    )
+    # None of them has a queue.
+    for number in range(4):
+        await jobs.submit(queue=f"slow{number}")
+    await rounds_until_republished(loop, 4)
+    await depths.close()
+
+
 async def test_more_than_a_slice_is_republished_once_though_the_first_fills_the_lane(
     jobs: Jobs, broker: Broker, relay: Relay, loop: RepublishLost, lane: Lane
 ) -> None:
