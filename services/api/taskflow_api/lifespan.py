@@ -1,13 +1,7 @@
 """Everything that lives as long as the process: born here, passed on, closed here."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    suppress,
-)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -15,12 +9,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
-from taskflow.db.engine import create_engine
+from taskflow.db.engine import open_engine
 from taskflow.db.pool import Database, open_database
 from taskflow.object_store import ObjectStore
 from taskflow.relay import Relay
@@ -77,7 +70,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     """Closed in reverse: submissions drain before the relay, the relay before its servers."""
     database = await _open_database(settings, stack)
     writes = Writes(database)
-    reads = _open_reads(settings, stack)
+    reads = await _open_reads(settings, stack)
     object_store = _open_object_store(settings, stack)
     redis = Redis.from_url(
         settings.redis_url.get_secret_value(),
@@ -127,22 +120,16 @@ async def _open_database(settings: ApiSettings, stack: AsyncExitStack) -> Databa
     return database
 
 
-def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
-    engine = create_engine(
-        settings.database_url.get_secret_value(),
-        pool_size=settings.database_pool_size,
-        statement_timeout_seconds=settings.database_statement_timeout_seconds,
-        pool_timeout_seconds=settings.database_acquire_timeout_seconds,
+async def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
+    engine = await stack.enter_async_context(
+        open_engine(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.database_pool_size,
+            statement_timeout_seconds=settings.database_statement_timeout_seconds,
+            pool_timeout_seconds=settings.database_acquire_timeout_seconds,
+        )
     )
-    stack.push_async_callback(_dispose, engine, settings.database_acquire_timeout_seconds)
     return Reads(engine)
-
-
-async def _dispose(engine: AsyncEngine, timeout_seconds: float) -> None:
-    # A silent server is waited for at each of its connections. Shielded, since those that are left
-    # to a process that is told to hurry would be warned about.
-    with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(engine.dispose()), timeout_seconds)
 
 
 def _open_object_store(settings: ApiSettings, stack: AsyncExitStack) -> ObjectStore:

@@ -1,5 +1,10 @@
 """Two ways into PostgreSQL: SQLAlchemy for reads that are composed, asyncpg for the hot writes."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakSet
+
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -12,18 +17,20 @@ def sqlalchemy_url(database_url: str) -> str:
     return f"{_DRIVER}://{rest}"
 
 
-def create_engine(
+@asynccontextmanager
+async def open_engine(
     database_url: str,
     *,
     pool_size: int,
     statement_timeout_seconds: float,
     pool_timeout_seconds: float,
-) -> AsyncEngine:
-    """An engine whose pool, waiting and statements all have their limits; times in seconds."""
+) -> AsyncIterator[AsyncEngine]:
+    """An engine whose pool, waiting, statements and end have their limits; times in seconds."""
+    connections: WeakSet[asyncpg.Connection] = WeakSet()
 
     async def connect() -> asyncpg.Connection:
         # asyncpg reads the URL, as it does for the writes: SQLAlchemy knows no sslmode.
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             database_url,
             timeout=pool_timeout_seconds,
             # The server's own limit comes first; this one is for a server that is frozen.
@@ -34,8 +41,10 @@ def create_engine(
                 "idle_in_transaction_session_timeout": str(int(statement_timeout_seconds * 1000)),
             },
         )
+        connections.add(connection)
+        return connection
 
-    return create_async_engine(
+    engine = create_async_engine(
         f"{_DRIVER}://",
         async_creator=connect,
         pool_size=pool_size,
@@ -43,3 +52,14 @@ def create_engine(
         pool_timeout=pool_timeout_seconds,
         pool_pre_ping=True,
     )
+    try:
+        yield engine
+    finally:
+        disposal = asyncio.create_task(engine.dispose(), name="dispose-engine")
+        try:
+            await asyncio.wait({disposal}, timeout=pool_timeout_seconds)
+        finally:
+            # SQLAlchemy waits for a silent server at each of them in turn.
+            for connection in list(connections):
+                connection.terminate()
+            await disposal

@@ -34,11 +34,13 @@ TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
 are idempotent. A commit whose answer was lost is among them."""
 
 REFUSALS: tuple[type[BaseException], ...] = (
+    # Of an option in the URL, before anything is sent.
+    asyncpg.exceptions.ClientConfigurationError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
 )
-"""PostgreSQL is there and doesn't let us in: a wrong password, a missing database. A process that
+"""PostgreSQL doesn't let us in: a wrong password, a missing database. A process that
 starts says so and ends; one that runs goes on asking, for its outcomes are not written yet."""
 
 log = structlog.get_logger(__name__)
