@@ -58,8 +58,9 @@ class JobsMachine(ClientRules, WorkerRules, TimeRules):
     @initialize(
         max_attempts=st.integers(1, 3),
         first_attempt=st.sampled_from(["runs", "handed over", "lost and back"]),
+        one_is_late=st.booleans(),
     )
-    def begin_amid_work(self, max_attempts: int, first_attempt: str) -> None:
+    def begin_amid_work(self, max_attempts: int, first_attempt: str, one_is_late: bool) -> None:
         self.run(self.connection.execute(_EMPTY))
         # What nothing waits for is finished by another statement than what has children.
         parent, lone = new_job(max_attempts=max_attempts), new_job(max_attempts=max_attempts)
@@ -67,6 +68,9 @@ class JobsMachine(ClientRules, WorkerRules, TimeRules):
         later, mortal = new_job(delay_seconds=3600.0), new_job(ttl_seconds=7200.0)
         for job in (parent, lone, child, later, mortal):
             self.submit_job(job)
+        if one_is_late:
+            # Its pointer is on its way: whoever claims may be sooner than who lets it expire.
+            self.let_expire(self.model.jobs[mortal.id])
         started = [parent.id, lone.id]
         self.claim_anew(started, 0, ["echo"])
         if first_attempt == "handed over":
@@ -74,7 +78,7 @@ class JobsMachine(ClientRules, WorkerRules, TimeRules):
         elif first_attempt == "lost and back":
             for job_id in started:
                 self.end_lease(self.model.jobs[job_id])
-            self.rescue()
+            self.rescue(broker=True)
             self.claim_anew(started, 0, ["echo"])
 
     def hand_over(self, started: list[UUID]) -> None:

@@ -142,13 +142,13 @@ class Model:
                 return "retrying", "fail", "oops"
         return "failed", "fail", "oops"
 
-    def rescue(self) -> list[JobModel]:
+    def rescue(self, *, with_pointers: bool) -> list[JobModel]:
         rescued = [job for job in self.jobs.values() if job.lease_over]
         for job in rescued:
-            self._lose(job)
+            self._lose(job, with_pointer=with_pointers)
         return rescued
 
-    def _lose(self, job: JobModel) -> None:
+    def _lose(self, job: JobModel, *, with_pointer: bool) -> None:
         spared = job.lost < LOSSES_SPARED and job.max_attempts > 1
         runs_again = job.attempt < job.limit + spared
         first = job.lost == 0
@@ -161,7 +161,7 @@ class Model:
             job.limit += spared
             job.error = "worker_lost"
             job.due = first
-            job.pointer = first
+            job.pointer = first and with_pointer
             job.go("lease_lost", "retrying")
         else:
             job.error = "worker_lost"

@@ -18,6 +18,7 @@ from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
 from taskflow.jobs.submission import Answer, submit, submit_alone
 from taskflow_testing.job_machine.machine import (
+    BROKER_IS_THERE,
     PICKS,
     JobMachine,
     Pick,
@@ -47,18 +48,18 @@ KEYS = st.sampled_from(
 class ClientRules(JobMachine):
     """The API's writes."""
 
-    @rule(fields=FIELDS, key=KEYS)
-    def submit(self, fields: dict[str, Any], key: Idempotency | None) -> None:
-        self.submit_job(new_job(**fields, idempotency=key))
+    @rule(fields=FIELDS, key=KEYS, broker=BROKER_IS_THERE)
+    def submit(self, fields: dict[str, Any], key: Idempotency | None, broker: bool) -> None:
+        self.submit_job(new_job(**fields, idempotency=key), with_pointers=broker)
 
     @when_some(lambda job: not job.ended)
-    @rule(fields=FIELDS, parents=st.lists(PICKS, min_size=1, max_size=2))
-    def submit_child(self, fields: dict[str, Any], parents: list[Pick]) -> None:
+    @rule(fields=FIELDS, parents=st.lists(PICKS, min_size=1, max_size=2), broker=BROKER_IS_THERE)
+    def submit_child(self, fields: dict[str, Any], parents: list[Pick], broker: bool) -> None:
         ids = [self.pick(pick, lambda job: not job.ended) for pick in parents]
-        self.submit_job(new_job(**fields, depends_on=distinct(*ids)))
+        self.submit_job(new_job(**fields, depends_on=distinct(*ids)), with_pointers=broker)
 
-    def submit_job(self, job: NewJob) -> None:
-        answer = self.send(job)
+    def submit_job(self, job: NewJob, *, with_pointers: bool = True) -> None:
+        answer = self.send(job, with_pointers=with_pointers)
         expected = self.expected_refusal(job)
         if expected is not None:
             assert isinstance(answer, expected), answer
@@ -67,11 +68,13 @@ class ClientRules(JobMachine):
         assert (answer.kind, answer.job_id) == self.expected_answer(job)
         if answer.kind is SubmissionKind.ACCEPTED:
             self.submissions[job.id] = job
+            if not with_pointers:
+                self.model.jobs[job.id].unstamp()
 
-    def send(self, job: NewJob) -> Answer:
+    def send(self, job: NewJob, *, with_pointers: bool = True) -> Answer:
         if job.needs_own_transaction:
-            return self.run(submit_alone(self.connection, job, with_pointers=True))
-        (answer,) = self.run(submit(self.connection, [job], with_pointers=True))
+            return self.run(submit_alone(self.connection, job, with_pointers=with_pointers))
+        (answer,) = self.run(submit(self.connection, [job], with_pointers=with_pointers))
         return answer
 
     def expected_refusal(self, job: NewJob) -> type[Exception] | None:

@@ -26,6 +26,9 @@ Pick = tuple[int, bool]
 PICKS = st.tuples(st.integers(0, 50), st.sampled_from([True, True, False]))
 """Which job, and whether it is to be one that fits what is done to it."""
 
+BROKER_IS_THERE = st.sampled_from([True, True, False])
+"""Without it nothing is stamped: what waits is left to the scheduler."""
+
 Fits = Callable[[JobModel], bool]
 
 

@@ -1,6 +1,6 @@
 """What happens because time has passed, and the passing of it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -10,11 +10,14 @@ from hypothesis.stateful import (
 
 from taskflow.jobs import dispatch, upkeep
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import WAITING, Priority
 from taskflow_testing.job_machine.machine import (
+    BROKER_IS_THERE,
     PICKS,
     JobMachine,
     Pick,
+    is_dispatchable,
     is_early,
     is_pointed_at,
     is_undispatched,
@@ -52,11 +55,11 @@ class TimeRules(JobMachine):
         assert lost == {job.id for job in self.model.stamp_lost()}
 
     @when_some(lambda job: bool(job.lease_over))
-    @rule()
-    def rescue(self) -> None:
+    @rule(broker=BROKER_IS_THERE)
+    def rescue(self, broker: bool) -> None:
         now = self.run(upkeep.database_time(self.connection))
-        rescued = self.run(upkeep.rescue(self.connection, expired_before=now, with_pointers=True))
-        lost = self.model.rescue()
+        rescued = self.run(upkeep.rescue(self.connection, expired_before=now, with_pointers=broker))
+        lost = self.model.rescue(with_pointers=broker)
         assert {job.job_id for job in rescued} == {job.id for job in lost}
         for job in lost:
             if not job.due:
@@ -66,16 +69,50 @@ class TimeRules(JobMachine):
     @when_some(is_pointed_at)
     @rule(pick=PICKS, current=st.booleans())
     def publishing_fails(self, pick: Pick, current: bool) -> None:
-        job_id = self.pick(pick, is_pointed_at)
-        job = self.model.jobs.get(job_id)
-        if job is None or not job.pointer:
+        job = self.pick_stamped(pick)
+        if job is None:
             return
-        query = "SELECT pointer_at FROM jobs WHERE id = $1"
-        stamp = self.run(self.connection.fetchval(query, job_id))
-        stale = stamp.replace(year=stamp.year - 1, day=1)
-        self.run(dispatch.unstamp(self.connection, [(job_id, stamp if current else stale)]))
-        if current and job.state in {"queued", "retrying"}:
+        stamp = self.stamp(job, current=current)
+        self.run(dispatch.unstamp(self.connection, [(job.id, stamp)]))
+        if current and is_dispatchable(job):
             job.unstamp()
+
+    @when_some(is_pointed_at)
+    @rule(pick=PICKS, current=st.booleans())
+    def pointer_fell_to_a_frozen_worker(self, pick: Pick, current: bool) -> None:
+        job = self.pick_stamped(pick)
+        if job is None:
+            return
+        pointer = Pointer(job.id, LANE, "echo", self.stamp(job, current=current))
+        again = self.run(dispatch.restamp(self.connection, [pointer]))
+        assert [each.job_id for each in again] == [job.id] * (current and is_dispatchable(job))
+        if again:
+            job.stamp()
+
+    @when_some(is_pointed_at)
+    @rule(pick=PICKS, current=st.booleans(), has_header=st.sampled_from([True, True, False]))
+    def pointer_found_no_lane(self, pick: Pick, current: bool, has_header: bool) -> None:
+        job = self.pick_stamped(pick)
+        if job is None:
+            return
+        # The header counts whole milliseconds.
+        stamp = self.stamp(job, current=current)
+        header = stamp.replace(microsecond=stamp.microsecond // 1000 * 1000)
+        unrouted = [(job.id, header if has_header else None)]
+        returned = self.run(dispatch.unstamp_unrouted(self.connection, unrouted))
+        assert returned == ((current or not has_header) and is_dispatchable(job))
+        if returned:
+            job.unstamp()
+
+    def pick_stamped(self, pick: Pick) -> JobModel | None:
+        job = self.model.jobs.get(self.pick(pick, is_pointed_at))
+        return job if job is not None and job.pointer else None
+
+    def stamp(self, job: JobModel, *, current: bool) -> datetime:
+        """The job's `pointer_at`, or one that was replaced long ago."""
+        query = "SELECT pointer_at FROM jobs WHERE id = $1"
+        stamp: datetime = self.run(self.connection.fetchval(query, job.id))
+        return stamp if current else stamp - timedelta(days=365)
 
     # What time does.
 
@@ -96,8 +133,11 @@ class TimeRules(JobMachine):
     def becomes_late(self, pick: Pick) -> None:
         job = self.model.jobs.get(self.pick(pick, may_expire))
         if job is not None and job.can_expire:
-            self.move(job, "expires_at = now() - interval '1 s'")
-            job.late = True
+            self.let_expire(job)
+
+    def let_expire(self, job: JobModel) -> None:
+        self.move(job, "expires_at = now() - interval '1 s'")
+        job.late = True
 
     @when_some(is_pointed_at)
     @rule(pick=PICKS)

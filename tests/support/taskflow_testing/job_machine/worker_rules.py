@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import ClaimedJob, Gone, Later, claim, renew
+from taskflow.jobs.attempts import SURRENDER, ClaimedJob, Gone, Later, claim, renew
 from taskflow.jobs.finishing import Recorded, Stale, finish
+from taskflow.jobs.notes import save_checkpoint
 from taskflow.jobs.outcomes import (
     Attempt,
     JobError,
@@ -156,6 +157,33 @@ class WorkerRules(JobMachine):
     def was_recorded(job: JobModel, attempt: Attempt, kind: OutcomeKind) -> bool:
         released = kind is OutcomeKind.RELEASED and attempt in job.released
         return released or attempt in job.recorded
+
+    @when_some(runs)
+    @rule(pick=PICKS)
+    def checkpoint(self, pick: Pick) -> None:
+        attempt = self.pick_attempt(pick)
+        saved = self.run(save_checkpoint(self.connection, attempt, "1"))
+        assert saved == self.is_held(attempt)
+
+    @when_some(runs)
+    @rule(pick=PICKS, knows_of_the_last=st.booleans())
+    def die(self, pick: Pick, knows_of_the_last: bool) -> None:
+        """What renews a worker's leases outlives it for a moment, and ends them."""
+        worker_id = self.pick_attempt(pick).worker_id
+        # Those of other workers and of the past as well: they are to be refused.
+        held = [each for each in self.held if knows_of_the_last or not self.is_held(each)]
+        pairs = {(each.job_id, each.number) for each in held}
+        self.run(
+            self.connection.execute(
+                SURRENDER,
+                [job_id for job_id, _ in pairs],
+                [number for _, number in pairs],
+                worker_id,
+            )
+        )
+        for job in filter(runs, self.model.jobs.values()):
+            if job.worker == worker_id and (job.id, job.attempt) in pairs:
+                job.lease_over = True
 
     @when_some(runs)
     @rule(pick=PICKS)
