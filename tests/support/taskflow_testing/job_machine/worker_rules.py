@@ -166,23 +166,13 @@ class WorkerRules(JobMachine):
         assert saved == self.is_held(attempt)
 
     @when_some(runs)
-    @rule(pick=PICKS, knows_of_the_last=st.booleans())
-    def die(self, pick: Pick, knows_of_the_last: bool) -> None:
+    @rule(pick=PICKS)
+    def die(self, pick: Pick) -> None:
         """What renews a worker's leases outlives it for a moment, and ends them."""
         worker_id = self.pick_attempt(pick).worker_id
-        # Those of other workers and of the past as well: they are to be refused.
-        held = [each for each in self.held if knows_of_the_last or not self.is_held(each)]
-        pairs = {(each.job_id, each.number) for each in held}
-        self.run(
-            self.connection.execute(
-                SURRENDER,
-                [job_id for job_id, _ in pairs],
-                [number for _, number in pairs],
-                worker_id,
-            )
-        )
+        self.run(self.connection.execute(SURRENDER, worker_id))
         for job in filter(runs, self.model.jobs.values()):
-            if job.worker == worker_id and (job.id, job.attempt) in pairs:
+            if job.worker == worker_id:
                 job.lease_over = True
 
     @when_some(runs)
