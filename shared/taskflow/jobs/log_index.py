@@ -60,10 +60,25 @@ GROUP BY tenant_id, job_id
 """
 
 
+# A deletion that began after the statement above and was committed before it has seen no chunk.
+_TAKE_STRAYS = """
+WITH stray AS (
+    DELETE FROM log_chunks
+    WHERE job_id = ANY ($1::uuid[])
+      AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = log_chunks.job_id)
+    RETURNING tenant_id, job_id, object_key, byte_offset, byte_length
+)
+INSERT INTO pending_erasures (tenant_id, job_id, job_created_at, log_ranges)
+SELECT tenant_id, job_id, now(),
+       jsonb_agg(jsonb_build_array(object_key, byte_offset, byte_length))
+FROM stray GROUP BY tenant_id, job_id
+"""
+
+
 async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> None:
     """Name chunks, in the order in which their lines are to be read; again changes nothing.
 
-    Lines of jobs that have been deleted are put down for erasure.
+    Lines of jobs that have been deleted, also at this very moment, are put down for erasure.
     """
     await connection.execute(
         _INSERT,
@@ -75,6 +90,7 @@ async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> N
         [chunk.stored.byte_length for chunk in chunks],
         [chunk.line_count for chunk in chunks],
     )
+    await connection.execute(_TAKE_STRAYS, list({chunk.job_id for chunk in chunks}))
 
 
 _LIST = """

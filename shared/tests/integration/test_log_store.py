@@ -24,9 +24,10 @@ from taskflow.jobs.log_index import (
 from taskflow.log_store import erase, log_object_key
 from taskflow.object_store import ObjectStore
 from taskflow_testing.clients import open_pool, open_store
-from taskflow_testing.jobs import TENANT, Jobs
+from taskflow_testing.jobs import TENANT, Connect, Jobs
 from taskflow_testing.object_store import TestBucket
 from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.waiting import eventually
 
 
 @pytest.fixture
@@ -112,6 +113,33 @@ async def test_chunks_of_a_job_that_is_gone_are_not_named(jobs: Jobs, key: str) 
     )
     assert await list_chunks(jobs.connection, TENANT, gone) == []
     assert len(await list_chunks(jobs.connection, TENANT, job_id)) == 1
+
+
+async def test_a_deletion_between_an_upload_and_its_row_leaves_neither(
+    jobs: Jobs, connect: Connect, key: str
+) -> None:
+    job_id = await jobs.submit()
+    await cancel(jobs.connection, TENANT, job_id)
+    named = chunk(job_id, key, 0, b"x\n")
+    holder, inserter = await connect(), await connect()
+    holding = holder.transaction()
+    await holding.start()
+    # Who names the same chunk waits, with the snapshot of now.
+    await insert_chunks(holder, [named])
+    naming = asyncio.create_task(insert_chunks(inserter, [named]))
+
+    async def waits() -> bool:
+        query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
+        return bool(await jobs.connection.fetchval(query, inserter.get_server_pid()))
+
+    await eventually(waits)
+    await delete(jobs.connection, TENANT, job_id)
+    await holding.rollback()
+    await naming
+    assert await list_chunks(jobs.connection, TENANT, job_id) == []
+    await jobs.connection.execute("UPDATE pending_erasures SET due_at = now()")
+    pending = await take_due_erasures(jobs.connection, limit=10)
+    assert [stored for each in pending for stored in each.log_ranges] == [named.stored]
 
 
 async def test_an_object_that_only_this_job_wrote_into_is_deleted(
