@@ -8,7 +8,7 @@ losses count after all.
 
 from taskflow.jobs.states import JobEvent
 
-LOSSES_SPARED = 10
+LOSSES_SPARED = 20
 """So many losses are free; from then on each counts, for none can show what the cause is."""
 
 

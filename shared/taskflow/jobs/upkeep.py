@@ -20,8 +20,8 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority
 from taskflow.jobs.submission import KEY_LIFETIME
 
-LOST_DELAY_CAP_SECONDS = 60
-"""The longest wait of a job that loses one worker after another."""
+LOST_DELAY_CAP_SECONDS = 8
+"""The longest wait of a job that loses one worker after another: it runs again within 20 s."""
 
 WORKERS_KEPT_HOURS = 24
 
