@@ -4,12 +4,15 @@ from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.stage import PER_SECOND, Stage
 
 KILL_SECONDS = 2.0
+LONGEST_SECONDS = 120.0
+"""For longer than this two cores don't keep up with the work that is lost and done again."""
 RUNS_AGAIN_SECONDS = 20.0
 
 
 async def play(stage: Stage) -> None:
-    """Kill one at a time for as long as jobs come in, and at least ten times."""
-    kills = max(10, round(stage.jobs / PER_SECOND / KILL_SECONDS))
+    """Kill one at a time for two minutes or as long as jobs come in, and at least ten times."""
+    load_seconds = min(LONGEST_SECONDS, stage.jobs / PER_SECOND)
+    kills = max(10, round(load_seconds / KILL_SECONDS))
     killed: set[int] = set()
     async with stage.submissions():
         async for _ in stage.ticks(KILL_SECONDS, kills):
