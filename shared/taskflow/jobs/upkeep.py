@@ -20,8 +20,8 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority
 from taskflow.jobs.submission import KEY_LIFETIME
 
-LOST_DELAY_CAP_SECONDS = 8
-"""The longest wait of a job that loses one worker after another: it runs again within 20 s."""
+LOST_AGAIN_DELAY_SECONDS = 2
+"""How long a job waits that loses one worker after another. It is to run again within 20 s."""
 
 WORKERS_KEPT_HOURS = 24
 
@@ -94,8 +94,7 @@ WITH orphaned AS MATERIALIZED (
                              ELSE jobs.attempt_limit END,
         run_at = CASE WHEN target = '{JobState.RETRYING}'
                       THEN clock_timestamp() + make_interval(secs => CASE losses_before
-                          WHEN 0 THEN 0
-                          ELSE least(2 ^ least(losses_before, 30), {LOST_DELAY_CAP_SECONDS}) END)
+                          WHEN 0 THEN 0 ELSE {LOST_AGAIN_DELAY_SECONDS} END)
                       ELSE jobs.run_at END,
         pointer_at = CASE WHEN $3 AND target = '{JobState.RETRYING}' AND losses_before = 0
                           THEN clock_timestamp() END,
