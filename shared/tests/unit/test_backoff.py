@@ -33,7 +33,8 @@ def test_a_delay_is_positive_and_never_above_the_cap(
 def test_the_jitter_stays_within_its_share(backoff: Backoff, failures: int, unit: float) -> None:
     middle = backoff.delay_seconds(failures, 0.5)
     delay = backoff.delay_seconds(failures, unit)
-    assert abs(delay - middle) <= middle * backoff.jitter * 1.000001
+    # What rounding adds may be more than the smallest of shares.
+    assert abs(delay - middle) <= middle * (backoff.jitter + 1e-9)
 
 
 @given(BACKOFFS, st.integers(1, 1_000), UNITS)
