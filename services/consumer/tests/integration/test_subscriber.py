@@ -118,12 +118,14 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
         broker = await stack.enter_async_context(resources.broker(amqp_url, "test", LastWords()))
         await asyncio.wait_for(broker.wait_connected(), 20)
         async with broker.short_channel() as channel:
-            queues = [topology.lane_queue(lane) for lane in LANES]
-            for queue in (*queues, topology.DEAD_QUEUE):
-                await channel.queue_delete(queue)
+            for lane in LANES:
+                await channel.queue_delete(topology.lane_queue(lane))
             await topology.declare(channel)
             for lane in LANES:
                 await topology.declare_lane(channel, lane)
+            # What another test has left there would arrive in the middle of this one.
+            for name in topology.QUEUES:
+                await (await channel.get_queue(name, ensure=False)).purge()
         yield broker
 
 
