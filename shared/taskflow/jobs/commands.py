@@ -12,6 +12,7 @@ from taskflow.db.pool import Connection
 from taskflow.errors import JobStateConflict
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.locked_row import lock, pointer_of, record
+from taskflow.jobs.log_index import take_strays
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, sources
 
@@ -173,3 +174,5 @@ async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
                 job_id, state, f"The job is {state}: cancel it or wait for its end, then delete."
             )
         await connection.execute(_DELETE, job_id, tenant_id, row["created_at"])
+    # Lines that were named meanwhile.
+    await take_strays(connection, [job_id])

@@ -3,7 +3,7 @@
 The object is written first and its rows after it, so the table never names what isn't there.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,12 +60,13 @@ GROUP BY tenant_id, job_id
 """
 
 
-# A deletion that began after the statement above and was committed before it has seen no chunk.
+# A deletion that ran beside the statement above has seen no chunk. Who names chunks looks for such
+# jobs afterwards, and so does who deletes one: whoever looks last sees both.
 _TAKE_STRAYS = """
 WITH stray AS (
-    DELETE FROM log_chunks
-    WHERE job_id = ANY ($1::uuid[])
-      AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = log_chunks.job_id)
+    DELETE FROM log_chunks WHERE job_id = ANY (ARRAY(
+        SELECT given.id FROM unnest($1::uuid[]) AS given (id)
+        WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.id = given.id)))
     RETURNING tenant_id, job_id, object_key, byte_offset, byte_length
 )
 INSERT INTO pending_erasures (tenant_id, job_id, job_created_at, log_ranges)
@@ -73,6 +74,11 @@ SELECT tenant_id, job_id, now(),
        jsonb_agg(jsonb_build_array(object_key, byte_offset, byte_length))
 FROM stray GROUP BY tenant_id, job_id
 """
+
+
+async def take_strays(connection: Connection, job_ids: Iterable[UUID]) -> None:
+    """Put chunks down for erasure whose job has been deleted. Not inside a transaction."""
+    await connection.execute(_TAKE_STRAYS, list(set(job_ids)))
 
 
 async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> None:
@@ -90,7 +96,7 @@ async def insert_chunks(connection: Connection, chunks: Sequence[LogChunk]) -> N
         [chunk.stored.byte_length for chunk in chunks],
         [chunk.line_count for chunk in chunks],
     )
-    await connection.execute(_TAKE_STRAYS, list({chunk.job_id for chunk in chunks}))
+    await take_strays(connection, (chunk.job_id for chunk in chunks))
 
 
 _LIST = """

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import date
 from typing import Any, cast
 from uuid import UUID
@@ -140,6 +140,36 @@ async def test_a_deletion_between_an_upload_and_its_row_leaves_neither(
     await jobs.connection.execute("UPDATE pending_erasures SET due_at = now()")
     pending = await take_due_erasures(jobs.connection, limit=10)
     assert [stored for each in pending for stored in each.log_ranges] == [named.stored]
+
+
+class Interrupted:
+    """A connection beside which something happens before each of its transactions commits."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, meanwhile: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._connection = connection
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, query: str, *args: Any) -> None:
+        await self._connection.execute(query, *args)
+        if self._connection.is_in_transaction():
+            await self._meanwhile()
+
+
+async def test_a_chunk_that_is_named_before_a_deletion_commits_goes_with_it(
+    jobs: Jobs, connect: Connect, key: str
+) -> None:
+    job_id = await jobs.submit()
+    await cancel(jobs.connection, TENANT, job_id)
+    named = chunk(job_id, key, 0, b"x\n")
+    inserter = await connect()
+    deleter = Interrupted(await connect(), lambda: insert_chunks(inserter, [named]))
+    await delete(cast("Connection", deleter), TENANT, job_id)
+    assert await list_chunks(jobs.connection, TENANT, job_id) == []
 
 
 async def test_an_object_that_only_this_job_wrote_into_is_deleted(
