@@ -4,7 +4,7 @@ import io
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -92,9 +92,14 @@ class S3Bucket:
         """The object from `offset` on, `length` bytes of it or all (0), within so many seconds."""
         until = time.monotonic() + whole_within
         try:
-            return b"".join(_in_time(self._pieces(key, offset, length), until))
+            return self._whole(key, offset, length, until)
         except _TransferCut:
-            return b"".join(_in_time(self._pieces(key, offset, length), until))
+            return self._whole(key, offset, length, until)
+
+    def _whole(self, key: str, offset: int, length: int, until: float) -> bytes:
+        # Given up half-way, a generator holds its connection for as long as the error is kept.
+        with closing(self._pieces(key, offset, length)) as pieces:
+            return b"".join(_in_time(pieces, until))
 
     def upload(self, key: str, path: Path, content_type: str) -> None:
         """Write the object from a file, a part at a time."""
@@ -114,10 +119,10 @@ class S3Bucket:
             partial.unlink(missing_ok=True)
 
     def _write_to(self, path: Path, key: str) -> None:
-        with path.open("wb") as file:
-            file.writelines(self._pieces(key, 0, 0))
+        with path.open("wb") as file, closing(self._pieces(key, 0, 0)) as pieces:
+            file.writelines(pieces)
 
-    def _pieces(self, key: str, offset: int, length: int) -> Iterator[bytes]:
+    def _pieces(self, key: str, offset: int, length: int) -> Generator[bytes]:
         with _errors(key):
             response = self._client.get_object(self._bucket, key, offset, length)
         with closing(response):

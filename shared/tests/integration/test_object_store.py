@@ -15,6 +15,7 @@ from taskflow.object_store import ObjectStore
 from taskflow_testing.clients import open_store
 from taskflow_testing.object_store import TestBucket, delete_bucket
 from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.waiting import eventually
 
 
 @pytest.fixture
@@ -226,6 +227,24 @@ async def test_an_answer_that_trickles_is_not_waited_for_to_its_end(
             await store.get(key)
         assert time.monotonic() - began_at < 2
         proxy.answer_delay_seconds = 0
+
+
+async def test_an_answer_given_up_half_way_gives_its_connection_back(
+    s3: TestBucket, proxy: TcpProxy, key: str
+) -> None:
+    async with open_store(s3, endpoint=proxy.url) as store:
+        await store.put(key, os.urandom(2_000_000))
+        proxy.answer_delay_seconds = 0.25
+        with pytest.raises(ServiceUnavailable, match="takes too long") as kept:
+            await asyncio.to_thread(store._bucket.get, key, 0, 0, whole_within=0.4)
+        proxy.answer_delay_seconds = 0
+
+        async def is_closed() -> bool:
+            return proxy.open_connections == 0
+
+        # While the error, with all that its frames hold, is still in somebody's hands.
+        await eventually(is_closed)
+        assert kept.value
 
 
 @pytest.mark.parametrize("name", ["put", "get", "size", "delete"])

@@ -40,6 +40,11 @@ class TcpProxy:
         userinfo, separator, _ = target.netloc.rpartition("@")
         return urlunsplit(target._replace(netloc=f"{userinfo}{separator}{host}:{port}"))
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections neither side has ended yet."""
+        return len(self._connections)
+
     def go_down(self) -> None:
         """Reset every connection, now and from now on."""
         self._is_down = True
