@@ -16,6 +16,10 @@ from taskflow_api.ranges import ByteRange, parse_range
 _LOOK_AHEAD = 4
 """How many parts, of about a MiB at most, are fetched at once for one reader."""
 
+FIRST_PIECE_SECONDS = 10.0
+"""How long an answer may take to begin. Our own patience with a slow store is twice as long, and a
+reader's may have ended by then."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogContent:
@@ -144,7 +148,12 @@ def _known_sizes(parts: Sequence[LogPart]) -> list[int] | None:
 
 async def _primed(body: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """The same body with its first piece at hand: what fails does so before an answer begins."""
-    first = await anext(body, b"")
+    try:
+        async with asyncio.timeout(FIRST_PIECE_SECONDS):
+            first = await anext(body, b"")
+    except TimeoutError:
+        problem = f"nothing of the log came within {FIRST_PIECE_SECONDS:g} s"
+        raise ServiceUnavailable(SERVICE, problem) from None
 
     async def whole() -> AsyncIterator[bytes]:
         async with aclosing(body):
