@@ -11,6 +11,7 @@ from taskflow.errors import ObjectMissing
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
 from taskflow_api.etags import etag
+from taskflow_api.storage_patience import storage_patience
 
 MEDIA_TYPE = "application/json"
 _CACHING = {"Cache-Control": "private, no-cache"}
@@ -54,13 +55,14 @@ async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDoc
     """The document with its result, wherever that lies.
 
     Raises:
-        ServiceUnavailable: it lies in the object storage, which is away.
+        ServiceUnavailable: it lies in the object storage, which is away or slow.
     """
     key = document.row["result_object"]
     if key is None:
         return document
     try:
-        result = await artifacts.read(document.row["tenant_id"], key)
+        async with storage_patience():
+            result = await artifacts.read(document.row["tenant_id"], key)
     except ObjectMissing:
         # The job is still there to be read, and no other answer would be any better tomorrow.
         log.error("result_object_missing", object_key=key)  # noqa: TRY400

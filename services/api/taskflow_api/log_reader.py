@@ -12,13 +12,10 @@ from taskflow.jobs.log_index import LogChunk
 from taskflow.object_store import SERVICE, ObjectStore
 from taskflow_api.log_parts import LogFormat, LogPart, plan
 from taskflow_api.ranges import ByteRange, parse_range
+from taskflow_api.storage_patience import storage_patience
 
 _LOOK_AHEAD = 4
 """How many parts, of about a MiB at most, are fetched at once for one reader."""
-
-FIRST_PIECE_SECONDS = 10.0
-"""How long an answer may take to begin. Our own patience with a slow store is twice as long, and a
-reader's may have ended by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class LogReader:
             total = None if sizes is None else sum(sizes)
             return LogContent(media_type, total, None, await _primed(self._render_all(parts)))
         if sizes is None:
-            sizes = [len(data) async for data in self._render_all(parts)]
+            sizes = [len(data) async for data in await _primed(self._render_all(parts))]
         byte_range = requested.within(sum(sizes))
         body = await _primed(self._render_range(parts, sizes, byte_range))
         return LogContent(media_type, sum(sizes), byte_range, body)
@@ -148,12 +145,8 @@ def _known_sizes(parts: Sequence[LogPart]) -> list[int] | None:
 
 async def _primed(body: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
     """The same body with its first piece at hand: what fails does so before an answer begins."""
-    try:
-        async with asyncio.timeout(FIRST_PIECE_SECONDS):
-            first = await anext(body, b"")
-    except TimeoutError:
-        problem = f"nothing of the log came within {FIRST_PIECE_SECONDS:g} s"
-        raise ServiceUnavailable(SERVICE, problem) from None
+    async with storage_patience():
+        first = await anext(body, b"")
 
     async def whole() -> AsyncIterator[bytes]:
         async with aclosing(body):

@@ -293,15 +293,21 @@ async def test_storage_that_is_down_fails_before_an_answer_begins(
                     await LogReader(store).read(log.chunks, form=form, range_header=header)
 
 
+@pytest.mark.parametrize("header", [None, "bytes=0-"])
+@pytest.mark.parametrize("form", LogFormat)
 async def test_storage_that_is_slow_is_said_to_be_before_a_reader_gives_up(
-    s3: TestBucket, log: StoredLog, monkeypatch: pytest.MonkeyPatch
+    s3: TestBucket,
+    log: StoredLog,
+    form: LogFormat,
+    header: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("taskflow_api.log_reader.FIRST_PIECE_SECONDS", 0.2)
+    monkeypatch.setattr("taskflow_api.storage_patience.STORAGE_SECONDS", 0.2)
     await log.add("one")
     async with TcpProxy(s3.endpoint) as proxy, open_store(s3, endpoint=proxy.url) as slow:
         proxy.answer_delay_seconds = 1.0
-        with pytest.raises(ServiceUnavailable, match=r"nothing of the log came within 0\.2 s"):
-            await LogReader(slow).read(log.chunks, form=TEXT)
+        with pytest.raises(ServiceUnavailable, match=r"nothing came within 0\.2 s"):
+            await LogReader(slow).read(log.chunks, form=form, range_header=header)
 
 
 async def test_storage_that_goes_down_later_breaks_the_answer_off(

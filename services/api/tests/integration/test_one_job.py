@@ -28,6 +28,7 @@ from taskflow.object_store import ObjectStore
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
+from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
 JOBS = "/api/v1/jobs"
@@ -142,6 +143,22 @@ async def test_a_large_result_is_read_from_the_object_store(
 
     await store.delete([key])
     assert (await api.get(f"{JOBS}/{job_id}")).json()["result"] is None
+
+
+async def test_a_large_result_in_a_slow_object_store_is_a_503_in_time(
+    start: Any, s3: TestBucket, jobs: Jobs, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_api.storage_patience.STORAGE_SECONDS", 0.2)
+    async with TcpProxy(s3.endpoint) as proxy, start(s3_endpoint=proxy.url) as api:
+        job_id = await created(api)
+        claimed = await start_from(jobs, job_id)
+        key = await ArtifactStore(store).put(claimed, "result-1.json", b"{}", "application/json")
+        await end(jobs, claimed, completed_in_object(key))
+        proxy.answer_delay_seconds = 1.0
+        late = await api.get(f"{JOBS}/{job_id}")
+        assert (late.status_code, late.json()["code"]) == (503, "service_unavailable")
+        assert int(late.headers["Retry-After"]) > 0
+        proxy.answer_delay_seconds = 0.0
 
 
 # --- wait

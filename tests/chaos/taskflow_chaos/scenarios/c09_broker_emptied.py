@@ -5,8 +5,9 @@ user and virtual host from its definitions file, as a broker does that is set up
 queues and bindings are for TaskFlow to make again.
 
 The load that fills the broker is more than the slots bear; that which goes on after a wipe is not.
-A pointer counts as lost 45 s after its lane has had newer ones taken or was seen empty, so while
-new jobs wait in a lane, their wait is added, and the figure would be that of the backlog.
+A pointer counts as lost once one that is 45 s newer has been taken from its lane, or the lane was
+seen empty for as long. While new jobs wait there, their wait is added: the figure would be that of
+a backlog.
 
 No job kills its worker here, unlike in other scenarios: a pointer that dies with the worker that
 was about to publish it is sent again as well, and nothing would tell it from a needless one.
@@ -22,7 +23,7 @@ from taskflow_chaos import faults
 from taskflow_chaos.cluster import Layout
 from taskflow_chaos.rabbitmqctl import rabbitmqctl
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.stage import Stage
+from taskflow_chaos.stage import Stage, pace
 from taskflow_chaos.workload import Mix
 
 FILLING_PER_SECOND = 120.0
@@ -51,7 +52,8 @@ async def play(stage: Stage) -> None:
         filling = int(ACCEPTED_SHARE * len(part))
         async with stage.submissions(FILLING_PER_SECOND, plan=part[:filling]):
             pass
-        async with stage.submissions(plan=part[filling:]):
+        rest = part[filling:]
+        async with stage.submissions(pace(len(rest), FOUND_SECONDS), plan=rest):
             missing = await wipe(stage)
             stage.fault(f"broker {name}")
             await _require_found(stage, time.time())

@@ -5,8 +5,9 @@ Schedules do not exist yet, so "one job per tick" has nothing to look at. What h
 job begins when its `run_at` has come and not before, expires at its `expires_at` and not before,
 and no lease of a live worker ends. All of it is judged by the database's clock, which is right.
 
-No job kills its worker here: two thirds of those that outlast a lease would go along and begin
-again, some seven times, and the figure would be how long jobs wait for a slot.
+Two workers are killed, a fast and a slow one, so that leases end in time as well. No job kills its
+worker: two thirds of those that outlast a lease would go along and begin again, some seven times,
+and the figure would be how long jobs wait for a slot.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ HOUR = 3_600.0
 TEN_MINUTES = 600.0
 LATE_SECONDS = 5.0
 """How long after its time a job may begin or expire."""
+RUNS_AGAIN_SECONDS = 20.0
 NOBODYS_QUEUE = "nobody"
 START_SECONDS = 60.0
 
@@ -69,10 +71,10 @@ async def play(stage: Stage) -> None:
         pass
     await _give_up_lead(fast)
     async with stage.submissions(plan=jobs[third : 2 * third]):
-        pass
+        _kill(stage, stage.cluster.consumers[0])
     await _give_up_lead(slow)
     async with stage.submissions(plan=jobs[2 * third :]):
-        pass
+        _kill(stage, stage.cluster.consumers[1])
     expiring = sum(job.options.get("queue") == NOBODYS_QUEUE for job in jobs)
     await stage.all_ended(also={"expired": expiring})
     connection = await stage.cluster.connect()
@@ -85,6 +87,7 @@ async def play(stage: Stage) -> None:
         await connection.close()
     await _count_wrong_clocks(stage, attempts)
     await stage.require_nothing_taken()
+    await _require_rescues(stage)
     _require_punctual_starts(stage, rows)
     _require_punctual_ends(stage, rows, expiring)
 
@@ -104,6 +107,25 @@ def with_time(number: int, job: PlannedJob) -> PlannedJob:
     if number % _EVERY == 3:
         return replace(job, seconds=20.0)
     return job
+
+
+def _kill(stage: Stage, consumer: Keeper) -> None:
+    if consumer.kill():
+        stage.fault("consumer kill -9")
+
+
+async def _require_rescues(stage: Stage) -> None:
+    orphans = await stage.orphans()
+    stage.require(bool(orphans), "no killed consumer was running a job")
+    # A job that was cancelled meanwhile does not run again.
+    late = [
+        each
+        for each in orphans
+        if each.state != "cancelled" and (each.seconds is None or each.seconds > RUNS_AGAIN_SECONDS)
+    ]
+    stage.require(not late, f"orphans ran again late or never: {late[:3]}")
+    waits = [each.seconds for each in orphans if each.seconds is not None]
+    stage.figures["worst_rescue_seconds"] = round(max(waits, default=0.0), 1)
 
 
 async def _give_up_lead(scheduler: Keeper) -> None:
@@ -201,7 +223,8 @@ SCENARIO = Scenario(
     title="Clocks wrong",
     fault="the clocks of all workers are an hour wrong, of the schedulers ten minutes, one half"
     " fast and the other slow",
-    asserts="nothing begins or expires early, nor 5 s late; no job is taken from a live worker",
+    asserts="nothing begins or expires early, nor 5 s late; no job is taken from a live worker;"
+    " an orphan runs again within 20 s",
     jobs=2_000,
     mix=Mix(kill_worker=0.0),
     play=play,
