@@ -12,6 +12,9 @@ from taskflow_local.ports import LOOPBACK, Port
 # A service that is told to stop at the end of its grace still has its connections to close.
 _STOP_MARGIN_SECONDS = 15
 
+# What a service needs to find out that it can't start, on a busy machine: most of it are imports.
+_START_SECONDS = 4
+
 
 @dataclass(frozen=True)
 class Service:
@@ -39,6 +42,7 @@ class Service:
                 [sys.executable, "-m", self.module],
                 self.checkout,
                 {"PYTHONUNBUFFERED": "1"},
+                start_seconds=_START_SECONDS if self.readyz_port is None else 1,
                 stop_wait_seconds=int(self.grace_seconds) + _STOP_MARGIN_SECONDS,
             )
         ]

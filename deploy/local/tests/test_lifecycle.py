@@ -40,7 +40,8 @@ print("the api's own words", flush=True)
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 WAIT = "import time\ntime.sleep(600)\n"
-FAIL = "raise SystemExit('the consumer is broken')\n"
+# Not at once: a service imports what it needs before it finds out what is wrong.
+FAIL = "import time\ntime.sleep(1.2)\nraise SystemExit('the consumer is broken')\n"
 
 
 @pytest.fixture
