@@ -349,6 +349,12 @@ async def test_a_commit_whose_answer_is_lost_doubles_nothing(
     write(log, "warm")
     await log.close()
     await setup.wait_for(warm, "warm")
+
+    async def is_settled() -> bool:
+        return shipper._backlog._taken.lines == 0
+
+    # Its rows can be seen before its connection has heard of it.
+    await eventually(is_settled)
     log = shipper.open(job)
     with capture_logs() as service_log:
         # The open connection still carries the statement there, and no answer back.
@@ -357,10 +363,6 @@ async def test_a_commit_whose_answer_is_lost_doubles_nothing(
         await log.close()
         await setup.wait_for(job, "once")
         setup.database.answer_limit_bytes = None
-
-        async def is_settled() -> bool:
-            return shipper._backlog._taken.lines == 0
-
         await eventually(is_settled)
     assert "log_storage_unreachable" in [line["event"] for line in service_log]
     assert "log_lines_lost" not in [line["event"] for line in service_log]
