@@ -12,16 +12,16 @@ from taskflow_local.ports import Port
 class Program:
     """One process under supervisord.
 
-    It counts as started once it has stayed up for `start_seconds`; `stop_wait_seconds` is how long
-    it gets between its stop signal and KILL. The program after it is not started before something
-    listens on port `listens_on`.
+    Whoever starts it waits until it has stayed up for `stays_up_seconds`. `stop_wait_seconds` is
+    how long it gets between its stop signal and KILL. The program after it is not started before
+    something listens on port `listens_on`.
     """
 
     name: str
     command: Sequence[str | Path]
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    start_seconds: int = 1
+    stays_up_seconds: int = 0
     stop_signal: str = "TERM"
     stop_wait_seconds: int = 10
     listens_on: int | None = None

@@ -13,7 +13,7 @@ from taskflow_local.ports import LOOPBACK, Port
 _STOP_MARGIN_SECONDS = 15
 
 # What a service needs to find out that it can't start, on a busy machine: most of it are imports.
-_START_SECONDS = 4
+_STAYS_UP_SECONDS = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Service:
                 [sys.executable, "-m", self.module],
                 self.checkout,
                 {"PYTHONUNBUFFERED": "1"},
-                start_seconds=_START_SECONDS if self.readyz_port is None else 1,
+                stays_up_seconds=_STAYS_UP_SECONDS if self.readyz_port is None else 0,
                 stop_wait_seconds=int(self.grace_seconds) + _STOP_MARGIN_SECONDS,
             )
         ]

@@ -17,6 +17,7 @@ from taskflow_local.supervisor import Supervisor
 
 _POLL_SECONDS = 0.1
 _LISTEN_SECONDS = 10
+_LIVES = 2
 _LOG_LINES_ON_FAILURE = 20
 _LOG_TAIL_BYTES = 64 * 1024
 
@@ -92,7 +93,7 @@ class Stack:
             for component in missing:
                 self._start_programs(component)
         for component in components:
-            self._wait_ready(component)
+            self._wait_ready(component, is_new=component in missing)
         return [component.name for component in missing]
 
     def stop(self) -> bool:
@@ -140,9 +141,14 @@ class Stack:
                 raise self._failure(program.name, f"does not listen on port {port}")
             time.sleep(_POLL_SECONDS)
 
-    def _wait_ready(self, component: Component) -> None:
+    def _wait_ready(self, component: Component, *, is_new: bool) -> None:
         deadline = time.monotonic() + component.start_timeout_seconds
-        while not (self._all_run(component) and component.is_ready()):
+        lives: dict[str, set[int]] = {}
+        while not (
+            self._all_run(component)
+            and component.is_ready()
+            and (not is_new or self._all_stay_up(component, lives))
+        ):
             if time.monotonic() > deadline:
                 seconds = f"{component.start_timeout_seconds:.0f} seconds"
                 raise self._failure(component.name, f"is not ready after {seconds}")
@@ -152,9 +158,25 @@ class Stack:
         statuses = self.supervisor.statuses()
         for program in component.programs():
             state = statuses[program.name].state if program.name in statuses else "UNKNOWN"
-            if state not in {"STARTING", "RUNNING"}:
+            # EXITED lasts a moment: supervisord starts it again.
+            if state not in {"STARTING", "RUNNING", "EXITED"}:
                 raise self._failure(program.name, f"does not stay up (it is {state})")
-            if state == "STARTING":
+            if state != "RUNNING":
+                return False
+        return True
+
+    def _all_stay_up(self, component: Component, lives: dict[str, set[int]]) -> bool:
+        """Whether all have run for long enough; `lives` are the pids that they were seen with."""
+        statuses = self.supervisor.statuses()
+        for program in component.programs():
+            status = statuses[program.name]
+            pids = lives.setdefault(program.name, set())
+            if status.pid is not None:
+                pids.add(status.pid)
+            # A consumer may renew itself, and the second life is one that stays.
+            if len(pids) > _LIVES:
+                raise self._failure(program.name, "does not stay up (it ends again and again)")
+            if (status.uptime_seconds or 0) < program.stays_up_seconds:
                 return False
         return True
 

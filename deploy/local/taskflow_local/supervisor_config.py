@@ -62,7 +62,7 @@ def _program(files: SupervisorFiles, program: Program) -> str:
         f"command={_escape(command)}\n"
         f"directory={_escape(program.directory)}\n"
         f"environment={_escape(environment)}\n"
-        f"autostart=false\nautorestart=true\nstartsecs={program.start_seconds}\nstartretries=3\n"
+        "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=3\n"
         f"stopsignal={program.stop_signal}\nstopwaitsecs={program.stop_wait_seconds}\n"
         # KILL gives a process no chance to end its children.
         f"stopasgroup={str(program.stop_signal == 'KILL').lower()}\nkillasgroup=true\n"

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ class Listener:
     port: int
     script: str = LISTEN
     start_timeout_seconds: float = 20
+    stays_up_seconds: int = 0
 
     def ports(self) -> Sequence[Port]:
         return [Port(self.port, self.name, f"{self.name.upper()}_PORT")]
@@ -49,7 +50,15 @@ class Listener:
 
     def programs(self) -> Sequence[Program]:
         command = [sys.executable, str(self.directory / "program.py"), str(self.port)]
-        return [Program(self.name, command, self.directory, stop_wait_seconds=2)]
+        return [
+            Program(
+                self.name,
+                command,
+                self.directory,
+                stays_up_seconds=self.stays_up_seconds,
+                stop_wait_seconds=2,
+            )
+        ]
 
     def is_ready(self) -> bool:
         return accepts_connections(self.port)
@@ -96,6 +105,29 @@ def test_another_view_of_the_same_directory_sees_and_stops_it(directory: Path) -
     assert other.stop() is True
     assert not is_alive(running)
     assert other.stop() is False
+
+
+ENDS = """
+import pathlib, socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+with open("lives", "a") as lives:
+    lives.write(".")
+    lives.flush()
+    time.sleep(1.5 if lives.tell() <= {ends} else 600)
+"""
+
+
+@pytest.mark.parametrize(("ends", "starts"), [(1, True), (100, False)])
+def test_a_program_has_to_stay_up_as_it_is_started(
+    directory: Path, ends: int, starts: bool
+) -> None:
+    one = replace(listener(directory, "one", ENDS.format(ends=ends)), stays_up_seconds=3)
+    stack = Stack(directory, [one])
+    if starts:
+        assert stack.start([one]) == ["one"]
+    else:
+        with pytest.raises(StackError, match="one does not stay up"):
+            stack.start([one])
 
 
 def test_a_program_that_dies_is_started_again(directory: Path) -> None:
