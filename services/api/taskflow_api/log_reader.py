@@ -79,7 +79,7 @@ class LogReader:
             total = None if sizes is None else sum(sizes)
             return LogContent(media_type, total, None, await _primed(self._render_all(parts)))
         if sizes is None:
-            sizes = [len(data) async for data in await _primed(self._render_all(parts))]
+            sizes = [len(data) async for data in _each_in_time(self._render_all(parts))]
         byte_range = requested.within(sum(sizes))
         body = await _primed(self._render_range(parts, sizes, byte_range))
         return LogContent(media_type, sum(sizes), byte_range, body)
@@ -141,6 +141,16 @@ def _known_sizes(parts: Sequence[LogPart]) -> list[int] | None:
     sizes = [part.known_size for part in parts]
     known = [size for size in sizes if size is not None]
     return known if len(known) == len(sizes) else None
+
+
+async def _each_in_time(body: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(body):
+        while True:
+            async with storage_patience():
+                data = await anext(body, None)
+            if data is None:
+                return
+            yield data
 
 
 async def _primed(body: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
