@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,8 @@ class CancelAnswer:
 class Client:
     """A user of the APIs, who turns to the next one with every try; an async context manager."""
 
-    def __init__(self, urls: Sequence[str], api_key: str) -> None:
+    def __init__(self, urls: Sequence[str], api_key: str, seed: int = 0) -> None:
+        """`seed`: of the pauses between the tries, which are never quite alike."""
         self.accepted: list[Accepted] = []
         self.answers: list[Answer] = []
         """To every try of a submission or a cancel, in their order."""
@@ -91,6 +93,7 @@ class Client:
             for url in urls
         ]
         self._turn = itertools.count()
+        self._random = random.Random(seed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,7 +144,7 @@ class Client:
                 self.accepted.append(accepted)
                 return accepted
             self._complain(answer)
-            await asyncio.sleep(_pause_seconds(tries, answer))
+            await asyncio.sleep(pause_seconds(tries, answer, self._random))
         raise AssertionError("unreachable: the APIs take turns for ever")
 
     async def cancel(self, job_id: UUID) -> None:
@@ -156,7 +159,7 @@ class Client:
                 self.cancels.append(CancelAnswer(job_id, answer.status_code, time.time()))
                 return
             self._complain(answer)
-            await asyncio.sleep(_pause_seconds(tries, answer))
+            await asyncio.sleep(pause_seconds(tries, answer, self._random))
 
     async def get(self, path: str, accept: str = "*/*") -> httpx.Response:
         """An answer to a GET, from whichever API gives a 200; what fails is no fault of theirs."""
@@ -167,7 +170,7 @@ class Client:
                 answer = None
             if answer is not None and answer.status_code == httpx.codes.OK:
                 return answer
-            await asyncio.sleep(_pause_seconds(tries, answer))
+            await asyncio.sleep(pause_seconds(tries, answer, self._random))
         raise AssertionError("unreachable: the APIs take turns for ever")
 
     async def count_by_state(self) -> dict[str, int]:
@@ -231,9 +234,15 @@ class Client:
             yield self._apis[next(self._turn) % len(self._apis)]
 
 
-def _pause_seconds(tries: int, answer: httpx.Response | None) -> float:
-    """What is between two tries: more after each, and as much as the API asks for, in reason."""
+def pause_seconds(tries: int, answer: httpx.Response | None, rng: random.Random) -> float:
+    """What is between two tries: more after each, and as much as the API asks for, in reason.
+
+    By chance up to half as much more or less. Tries at an even pace may keep step with a fault that
+    comes at an even pace, and find each API dead for as long as the fault goes on.
+    """
     asked = None if answer is None else answer.headers.get("Retry-After")
     if asked is not None and asked.isdigit():
-        return min(float(asked), _LONGEST_PAUSE_SECONDS)
-    return min(_PAUSE_SECONDS * 2.0**tries, _LONGEST_PAUSE_SECONDS)
+        seconds = float(asked)
+    else:
+        seconds = _PAUSE_SECONDS * 2.0**tries
+    return min(seconds, _LONGEST_PAUSE_SECONDS) * rng.uniform(0.5, 1.5)

@@ -92,7 +92,7 @@ async def _run_on_cluster(
     async with running_cluster(folder, scenario.layout, checkout) as cluster:
         say("servers and services run")
         versions = await _versions(cluster)
-        async with Client(cluster.api_urls, cluster.api_key) as client:
+        async with Client(cluster.api_urls, cluster.api_key, report.seed) as client:
             jobs = plan(report.seed, report.jobs, scenario.mix)
             stage = Stage(cluster, client, jobs, report.seed, say=say, faults_over=faults_over)
             sampler = LeaseSampler(cluster.postgres)

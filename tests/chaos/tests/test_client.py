@@ -1,11 +1,12 @@
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
 
-from taskflow_chaos.client import Client
+from taskflow_chaos.client import Client, pause_seconds
 from taskflow_chaos.workload import PlannedJob
 from taskflow_testing.tcp_proxy import TcpProxy
 
@@ -83,3 +84,13 @@ async def test_a_cancel_that_comes_too_late_is_done() -> None:
     async with api_that_answers(*answers) as (url, _), Client([url], "secret") as client:
         await client.cancel(UUID(ID))
     assert client.complaints == []
+
+
+def test_tries_do_not_keep_step_with_a_fault_that_comes_at_an_even_pace() -> None:
+    """Two APIs take four seconds each: 2.4 to start, 1.6 until they are killed."""
+    rng = random.Random(1)
+    moment, tries = 0.05, 0
+    while (moment + (tries % 2)) % 4 < 2.4:
+        moment += pause_seconds(tries + 10, None, rng)
+        tries += 1
+        assert tries < 50
