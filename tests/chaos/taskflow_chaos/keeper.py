@@ -108,6 +108,14 @@ class Keeper:
         """SIGSTOP it and all that it has started; False: none lives."""
         return self.is_running and bool(processes.freeze(self.pid))
 
+    def kill_all(self) -> bool:
+        """SIGKILL it and all that it has started, none of whom sees another's end; False: none
+        lives."""
+        if not self.freeze_all():
+            return False
+        processes.signal_all(processes.tree(self.pid), signal.SIGKILL)
+        return True
+
     def thaw(self) -> bool:
         """SIGCONT whatever of it is frozen; False: none lives."""
         if not self.is_running:

@@ -5,7 +5,8 @@ Schedules do not exist yet, so "one job per tick" has nothing to look at. What h
 job begins when its `run_at` has come and not before, expires at its `expires_at` and not before,
 and no lease of a live worker ends. All of it is judged by the database's clock, which is right.
 
-Two workers are killed, a fast and a slow one, so that leases end in time as well. No job kills its
+Two workers are killed, a fast and a slow one, each with the process that renews its leases, so
+that leases end in time as well. No job kills its
 worker: two thirds of those that outlast a lease would go along and begin again, some seven times,
 and the figure would be how long jobs wait for a slot.
 """
@@ -29,7 +30,7 @@ from taskflow_chaos.history import RecordedAttempt
 from taskflow_chaos.keeper import Keeper
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.service_logs import ServiceLogs
-from taskflow_chaos.stage import Stage
+from taskflow_chaos.stage import PER_SECOND, Stage
 from taskflow_chaos.workload import Mix, PlannedJob
 from taskflow_local.system_packages import Executable, ensure_installed
 
@@ -70,11 +71,12 @@ async def play(stage: Stage) -> None:
     async with stage.submissions(plan=jobs[:third]):
         pass
     await _give_up_lead(fast)
+    killed = []
     async with stage.submissions(plan=jobs[third : 2 * third]):
-        _kill(stage, stage.cluster.consumers[0])
+        killed.append(await _kill(stage, stage.cluster.consumers[0], third))
     await _give_up_lead(slow)
     async with stage.submissions(plan=jobs[2 * third :]):
-        _kill(stage, stage.cluster.consumers[1])
+        killed.append(await _kill(stage, stage.cluster.consumers[1], third))
     expiring = sum(job.options.get("queue") == NOBODYS_QUEUE for job in jobs)
     await stage.all_ended(also={"expired": expiring})
     connection = await stage.cluster.connect()
@@ -87,7 +89,7 @@ async def play(stage: Stage) -> None:
         await connection.close()
     await _count_wrong_clocks(stage, attempts)
     await stage.require_nothing_taken()
-    await _require_rescues(stage)
+    await _require_rescues(stage, killed)
     _require_punctual_starts(stage, rows)
     _require_punctual_ends(stage, rows, expiring)
 
@@ -109,14 +111,21 @@ def with_time(number: int, job: PlannedJob) -> PlannedJob:
     return job
 
 
-def _kill(stage: Stage, consumer: Keeper) -> None:
-    if consumer.kill():
-        stage.fault("consumer kill -9")
+async def _kill(stage: Stage, consumer: Keeper, jobs: int) -> int:
+    """Kill it half-way through so many submissions, and what would end its leases; its pid."""
+    await asyncio.sleep(jobs / PER_SECOND / 2)
+    stage.require(consumer.kill_all(), f"{consumer.name} did not live to be killed")
+    stage.fault("consumer kill -9")
+    return consumer.pid
 
 
-async def _require_rescues(stage: Stage) -> None:
+async def _require_rescues(stage: Stage, killed: Sequence[int]) -> None:
     orphans = await stage.orphans()
-    stage.require(bool(orphans), "no killed consumer was running a job")
+    for pid in killed:
+        stage.require(
+            any(each.worker_pid == pid and each.seconds is not None for each in orphans),
+            f"no job of the killed consumer {pid} ran again",
+        )
     # A job that was cancelled meanwhile does not run again.
     late = [
         each
