@@ -52,39 +52,16 @@ def _parser() -> argparse.ArgumentParser:
 async def _run_all(chosen: list[Scenario], options: argparse.Namespace) -> int:
     _cancel_on_signals()
     checkout = Path.cwd().resolve()
-    running = []
-    async with asyncio.TaskGroup() as tasks:
-        for scenario in chosen:
-            faults_over = asyncio.Event()
-            run = tasks.create_task(_run_one(scenario, options, checkout, faults_over))
-            running.append(run)
-            # In the gate the next one starts while this one waits for leases to run out.
-            await (faults_over.wait() if options.gate else asyncio.wait({run}))
-    results = [each.result() for each in running]
+    results = [await _run_one(scenario, options, checkout) for scenario in chosen]
     _say("\n" + scorecard.render({each.scenario: scorecard.row(each) for each in results}))
     return 0 if all(result.passed for result in results) else 1
 
 
-async def _run_one(
-    scenario: Scenario,
-    options: argparse.Namespace,
-    checkout: Path,
-    faults_over: asyncio.Event,
-) -> Result:
+async def _run_one(scenario: Scenario, options: argparse.Namespace, checkout: Path) -> Result:
     jobs = options.jobs or (GATE_JOBS if options.gate else scenario.jobs)
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     _say(f"{scenario.id} {scenario.title}: {scenario.fault}; {jobs} jobs, seed {seed}")
-    try:
-        result, folder = await runner.run(
-            scenario,
-            jobs=jobs,
-            seed=seed,
-            checkout=checkout,
-            tell=_say,
-            faults_over=faults_over,
-        )
-    finally:
-        faults_over.set()
+    result, folder = await runner.run(scenario, jobs=jobs, seed=seed, checkout=checkout, tell=_say)
     _tell(result, folder)
     result.write(checkout / ".taskflow" / "chaos")
     if not options.gate:

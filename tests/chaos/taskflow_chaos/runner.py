@@ -36,9 +36,8 @@ async def run(
     seed: int,
     checkout: Path,
     tell: Callable[[str], None],
-    faults_over: asyncio.Event,
 ) -> tuple[Result, Path]:
-    """Run it, and `tell` how far it is. `faults_over` is set when it only waits for jobs to end.
+    """Run it, and `tell` how far it is.
 
     The result, and the folder with all logs and data, which is the caller's to delete.
     A scenario that breaks has failed; what broke it is among the result's `failures`.
@@ -68,9 +67,7 @@ async def run(
     try:
         async with reaped(folder):
             with scenario.surroundings(folder):
-                report = await _run_on_cluster(
-                    scenario, report, folder, checkout, say=say, faults_over=faults_over
-                )
+                report = await _run_on_cluster(scenario, report, folder, checkout, say)
     except CannotRun as error:
         report = report.model_copy(update={"skipped": str(error)})
     except Exception as error:  # noqa: BLE001 - said in the result, and the next one is to run
@@ -85,16 +82,14 @@ async def _run_on_cluster(
     report: Result,
     folder: Path,
     checkout: Path,
-    *,
     say: Callable[[str], None],
-    faults_over: asyncio.Event,
 ) -> Result:
     async with running_cluster(folder, scenario.layout, checkout) as cluster:
         say("servers and services run")
         versions = await _versions(cluster)
         async with Client(cluster.api_urls, cluster.api_key, report.seed) as client:
             jobs = plan(report.seed, report.jobs, scenario.mix)
-            stage = Stage(cluster, client, jobs, report.seed, say=say, faults_over=faults_over)
+            stage = Stage(cluster, client, jobs, report.seed, say=say)
             sampler = LeaseSampler(cluster.postgres)
             async with sampler.running():
                 await _play(scenario, stage)

@@ -42,15 +42,13 @@ class Stage:
         seed: int,
         *,
         say: Callable[[str], None],
-        faults_over: asyncio.Event,
     ) -> None:
-        """`say` shows a line to whoever watches; `faults_over` tells them that the rest is calm."""
+        """`say` shows a line to whoever watches."""
         self.cluster = cluster
         self.client = client
         self.plan = plan
         self.random = random.Random(seed)
         self.say = say
-        self._faults_over = faults_over
         self.faults: Counter[str] = Counter()
         self.failures: list[str] = []
         self.recovery_means = ""
@@ -199,7 +197,6 @@ class Stage:
         completed: the attempts of the suite's jobs are meant to last. `also` says how many jobs may
         end in each other state.
         """
-        self._faults_over.set()
         try:
             async with asyncio.timeout(limit_seconds):
                 self.states = await self.client.wait_all_ended()

@@ -1,4 +1,3 @@
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ def stage(tmp_path: Path) -> Stage:
     """One of which nothing is started."""
     cluster = Cluster(tmp_path, Layout(), checkout=tmp_path)
     client = Client([], cluster.api_key)
-    return Stage(cluster, client, [], seed=1, say=lambda _: None, faults_over=asyncio.Event())
+    return Stage(cluster, client, [], seed=1, say=lambda _: None)
 
 
 @pytest.mark.parametrize(
