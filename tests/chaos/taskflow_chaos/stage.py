@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from uuid import UUID
 
+import httpx
+
 from taskflow_chaos import history
 from taskflow_chaos.client import Client
 from taskflow_chaos.cluster import Cluster
@@ -21,6 +23,8 @@ PER_SECOND = 25.0
 slots of four consumers bear, and what two cores do beside a worker that dies every four seconds and
 is started again, so that a wait is the fault's and not the load's."""
 _POLL_SECONDS = 0.2
+_READ_SECONDS = 1.0
+"""Between two looks at all that was ever taken."""
 _PATIENCE_SECONDS = 60.0
 _UNDISTURBED = frozenset({"200", "202", "409"})
 """What submissions and cancels are answered where nothing is wrong."""
@@ -140,6 +144,24 @@ class Stage:
             return await history.first_claims(connection)
         finally:
             await connection.close()
+
+    async def all_taken(self, accepted_before: float, limit_seconds: float) -> bool:
+        """Wait until a consumer has taken each job that was accepted before a moment and not
+        cancelled in time; False: not within the limit."""
+        due = {each.job_id for each in self.client.accepted if each.at < accepted_before}
+        try:
+            async with asyncio.timeout(limit_seconds):
+                while due:
+                    due -= (await self.first_claims()).keys()
+                    due -= {
+                        each.job_id
+                        for each in self.client.cancels
+                        if each.status_code == httpx.codes.OK
+                    }
+                    await asyncio.sleep(_READ_SECONDS)
+        except TimeoutError:
+            return False
+        return True
 
     async def start_after(self, moment: float, limit_seconds: float) -> float | None:
         """When the first job began that was accepted after a moment; None: not within the limit."""

@@ -13,7 +13,8 @@ PATIENCE_SECONDS = 90.0
 
 
 async def play(stage: Stage) -> None:
-    """Kill it under load and start it at once, as its supervisor would; again when jobs run."""
+    """Kill it under load and start it at once, as its supervisor would; again when nothing waits
+    any more: else what waited would have two deaths to wait for."""
     broker = stage.cluster.rabbitmq
     for part in stage.parts(KILLS):
         async with stage.submissions(plan=part):
@@ -24,6 +25,8 @@ async def play(stage: Stage) -> None:
             outage = broker.outages[-1]
             runs = await stage.start_after(outage.began, PATIENCE_SECONDS)
             stage.require(runs is not None, f"no job ran within {PATIENCE_SECONDS:.0f} s of a kill")
+        taken = await stage.all_taken(outage.ended or outage.began, PATIENCE_SECONDS)
+        stage.require(taken, f"not every job that waited was taken within {PATIENCE_SECONDS:.0f} s")
     await stage.all_ended()
     stage.figures["longest_outage_seconds"] = round(max(map(_seconds, broker.outages)), 1)
     for outage in broker.outages:
