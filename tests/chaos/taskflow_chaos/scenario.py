@@ -12,7 +12,6 @@ from taskflow_chaos.cluster import Layout
 from taskflow_chaos.stage import Stage
 from taskflow_chaos.workload import Mix
 
-# Each begins while the last one's jobs end. Not after C1: how soon they run again is its measure.
 GATE = ("C1", "C3", "C5", "C10")
 GATE_JOBS = 1_000
 

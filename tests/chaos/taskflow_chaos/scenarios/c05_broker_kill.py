@@ -13,8 +13,8 @@ PATIENCE_SECONDS = 90.0
 
 
 async def play(stage: Stage) -> None:
-    """Kill it under load and start it at once, as its supervisor would; again when nothing waits
-    any more: else what waited would have two deaths to wait for."""
+    """Kill it under load and start it at once, as its supervisor would; again when all
+    that waited for it is taken: else that would have two deaths to wait for."""
     broker = stage.cluster.rabbitmq
     for part in stage.parts(KILLS):
         async with stage.submissions(plan=part):
