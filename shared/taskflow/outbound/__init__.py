@@ -1,0 +1,1 @@
+"""Requests to addresses that users name: one guarded HTTP client for all of them."""
