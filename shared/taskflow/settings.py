@@ -2,8 +2,9 @@
 
 import re
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +20,7 @@ from taskflow.errors import ConfigurationError
 
 PREFIX = "TASKFLOW_"
 LAST_PORT = 65_535
+MAILBOX = re.compile(r"[^\s<>@]+@[^\s<>@]+|[^<>\r\n]*<[^\s<>@]+@[^\s<>@]+>")
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -54,6 +56,12 @@ def _redis(value: SecretStr) -> SecretStr:
 
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis), AfterValidator(_with_ports)]
 SettingsType = TypeVar("SettingsType", bound="Settings")
+
+
+def _split_at_commas(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
 
 
 class Settings(BaseSettings):
@@ -171,10 +179,57 @@ class LeaseSettings(Settings):
         return self
 
 
-class ConsumerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings):
+class OutboundSettings(Settings):
+    """Where requests to URLs that users name may go, beside public addresses."""
+
+    outbound_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+
+    @field_validator("outbound_allowed_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        return _split_at_commas(value)
+
+
+class MailSettings(Settings):
+    """The SMTP server that takes our mail; none is set by default."""
+
+    smtp_host: str = ""
+    smtp_port: int = Field(587, ge=1, le=65_535)
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_username: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_from: str = ""
+    smtp_timeout_seconds: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "MailSettings":
+        if self.smtp_host and not self.smtp_from:
+            raise ValueError("TASKFLOW_SMTP_HOST needs TASKFLOW_SMTP_FROM, the sender of all mail")
+        if self.smtp_from and not MAILBOX.fullmatch(self.smtp_from):
+            raise ValueError(
+                "TASKFLOW_SMTP_FROM must be name@example.com or Name <name@example.com>"
+            )
+        if bool(self.smtp_username) != bool(self.smtp_password.get_secret_value()):
+            raise ValueError("TASKFLOW_SMTP_USERNAME and TASKFLOW_SMTP_PASSWORD go together")
+        if self.smtp_username and self.smtp_security == "none":
+            raise ValueError(
+                "TASKFLOW_SMTP_SECURITY=none would send TASKFLOW_SMTP_PASSWORD in the clear"
+            )
+        return self
+
+
+class ConsumerSettings(
+    DatabaseSettings,
+    BrokerSettings,
+    ObjectStoreSettings,
+    LeaseSettings,
+    OutboundSettings,
+    MailSettings,
+):
     """What a consumer needs."""
 
     handlers: CommaSeparated = ()
+    disabled_built_ins: CommaSeparated = ()
     queues: CommaSeparated = ()
     concurrency: int = Field(10, ge=1, le=10_000)
     shutdown_grace_seconds: float = Field(30.0, ge=0, le=86_400)
@@ -188,12 +243,10 @@ class ConsumerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, Le
     log_spool_dir: Path = Path(".taskflow/up/log-spool")
     log_spool_max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
 
-    @field_validator("handlers", "queues", mode="before")
+    @field_validator("handlers", "disabled_built_ins", "queues", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return _split_at_commas(value)
 
     @field_validator("queues")
     @classmethod

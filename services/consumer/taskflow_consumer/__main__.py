@@ -15,11 +15,9 @@ from taskflow.log_setup import configure_logging
 from taskflow.sdk.registry import Registry
 from taskflow.settings import ConsumerSettings, exit_with, load_settings
 from taskflow_consumer.app import run
+from taskflow_consumer.handlers import built_in_job_types
 from taskflow_consumer.log_capture import LogCapture
 from taskflow_consumer.shutdown import Shutdown
-
-BUILT_IN_HANDLERS = ("taskflow_consumer.handlers.trial",)
-
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +49,8 @@ def main() -> int:
         configure_logging(settings.log_level, settings.log_format, service="consumer")
         logging.getLogger().addHandler(LogCapture())
         logging.captureWarnings(capture=True)
-        registry = Registry.from_modules([*BUILT_IN_HANDLERS, *settings.handlers])
+        built_in = built_in_job_types(settings.disabled_built_ins)
+        registry = Registry.from_modules(settings.handlers, built_in)
         return uvloop.run(work(settings, registry))
     except (ConfigurationError, SchemaBehind) as error:
         exit_with(error)

@@ -31,7 +31,7 @@ MAX_ADDRESSES_TRIED = 4
 class Resolver(Protocol):
     """Knows the addresses of names."""
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, port: int, /) -> Sequence[IPAddress]:
         """All addresses of `host`, the best first.
 
         Raises:
@@ -43,7 +43,7 @@ class Resolver(Protocol):
 class SystemResolver:
     """Asks whatever the machine asks: its hosts file, its name servers."""
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, port: int, /) -> Sequence[IPAddress]:
         """All addresses of `host`; errors as `Resolver.resolve`."""
         loop = asyncio.get_running_loop()
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from taskflow.outbound.requests import Header
 
 REDACTED = "[redacted]"
-LEAST_SECRET_CHARACTERS = 6
+LEAST_SECRET_CHARACTERS = 8
 """A shorter one is found everywhere by chance."""
 
 _SECRET_NAME = re.compile(

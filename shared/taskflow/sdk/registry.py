@@ -25,13 +25,15 @@ class Registry:
             self._add(job_type, job_type.handler.__module__)
 
     @classmethod
-    def from_modules(cls, names: Sequence[str]) -> "Registry":
+    def from_modules(cls, names: Sequence[str], built_in: Iterable[JobType] = ()) -> "Registry":
         """The job types of these modules, those that they import from others included.
+
+        `built_in` are there beside them.
 
         Raises:
             ConfigurationError: a module can't be imported or defines no job, or as for the class.
         """
-        registry = cls(())
+        registry = cls(built_in)
         for name in names:
             job_types = _jobs_of(_import(name))
             if not job_types:

@@ -35,7 +35,7 @@ class Names:
         self._answers = list(answers)
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, host: str, _port: int, /) -> Sequence[IPAddress]:
         self.asked.append(host)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return [ip_address(address) for address in answer]
@@ -320,7 +320,7 @@ async def test_what_can_not_be_a_name() -> None:
 
 async def test_a_name_that_is_long_in_coming() -> None:
     class Slow(Names):
-        async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+        async def resolve(self, _host: str, _port: int, /) -> Sequence[IPAddress]:
             await asyncio.sleep(60)
             return []
 

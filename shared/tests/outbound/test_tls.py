@@ -17,7 +17,7 @@ LOOPBACK = AddressRule([ip_network("127.0.0.1")])
 
 
 class AlwaysLoopback:
-    async def resolve(self, host: str, port: int) -> Sequence[IPAddress]:
+    async def resolve(self, _host: str, _port: int, /) -> Sequence[IPAddress]:
         return [ip_address("127.0.0.1")]
 
 
