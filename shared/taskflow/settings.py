@@ -2,7 +2,7 @@
 
 import re
 import sys
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar
 
@@ -20,7 +20,8 @@ from taskflow.errors import ConfigurationError
 
 PREFIX = "TASKFLOW_"
 LAST_PORT = 65_535
-MAILBOX = re.compile(r"[^\s<>@]+@[^\s<>@]+|[^<>\r\n]*<[^\s<>@]+@[^\s<>@]+>")
+_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+"
+MAILBOX = re.compile(rf"{_ADDRESS}|[^<>\x00-\x1f]*<{_ADDRESS}>")
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -62,6 +63,15 @@ def _split_at_commas(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text.strip())
+    except ValueError as error:
+        raise ValueError(
+            f"lists networks such as 10.1.0.0/16 with commas between: {error}"
+        ) from None
 
 
 class Settings(BaseSettings):
@@ -186,8 +196,10 @@ class OutboundSettings(Settings):
 
     @field_validator("outbound_allowed_networks", mode="before")
     @classmethod
-    def _split_networks(cls, value: object) -> object:
-        return _split_at_commas(value)
+    def _networks(cls, value: object) -> object:
+        return (
+            tuple(_network(part) for part in value.split(",")) if isinstance(value, str) else value
+        )
 
 
 class MailSettings(Settings):

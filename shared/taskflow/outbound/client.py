@@ -170,9 +170,8 @@ def _message(request: OutboundRequest, limits: Limits) -> httpcore2.Request:
 def _outbound_error(error: Exception, to: Destination) -> OutboundError:
     for cause in (error.__cause__, error.__context__):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return CertificateRefused(
-                f"The certificate of {to.host!r} is not valid: {cause.verify_message}."
-            )
+            why = cause.verify_message.rstrip(".")
+            return CertificateRefused(f"The certificate of {to.host!r} is not valid: {why}.")
     said = str(error) or type(error).__name__
     match error:
         case httpcore2.LocalProtocolError():

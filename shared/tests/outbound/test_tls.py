@@ -75,7 +75,8 @@ async def test_no_redirect_leads_out_of_https(server: HttpServer, client: Outbou
 
 async def test_a_server_without_tls(client: OutboundClient) -> None:
     async with HttpServer() as plain:
+        request = outbound_request("GET", f"https://shop.example:{plain.port}/")
         with pytest.raises(OutboundError) as failed:
-            await client.send(outbound_request("GET", f"https://shop.example:{plain.port}/"))
+            await client.send(request, Limits(connect_seconds=0.3))
     assert failed.value.is_retryable
     assert plain.requests == []

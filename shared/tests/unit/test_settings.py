@@ -70,6 +70,14 @@ def test_the_env_file_is_read_with_its_references(
         ("TASKFLOW_LOG_LEVEL", "chatty"),
         ("TASKFLOW_LOG_FORMAT", "xml"),
         ("TASKFLOW_SHUTDOWN_GRACE_SECONDS", "nan"),
+        ("TASKFLOW_OUTBOUND_ALLOWED_NETWORKS", "10.0.0.0/8,inner.example"),
+        ("TASKFLOW_OUTBOUND_ALLOWED_NETWORKS", "10.0.0.1/8"),
+        ("TASKFLOW_SMTP_SECURITY", "ssl"),
+        ("TASKFLOW_SMTP_PORT", "0"),
+        ("TASKFLOW_SMTP_HOST", "mail.example"),
+        ("TASKFLOW_SMTP_FROM", "nobody"),
+        ("TASKFLOW_SMTP_USERNAME", "taskflow"),
+        ("TASKFLOW_SMTP_PASSWORD", "secret"),
     ],
 )
 def test_a_malformed_setting_is_named_in_one_line(
@@ -124,3 +132,24 @@ def test_an_env_file_that_is_no_text_is_said(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         load_settings(ApiSettings)
+
+
+def test_inner_networks_are_opened_by_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKFLOW_OUTBOUND_ALLOWED_NETWORKS", "10.1.0.0/16, fd00::/8,127.0.0.1")
+    allowed = load_settings(ConsumerSettings).outbound_allowed_networks
+    assert [str(network) for network in allowed] == ["10.1.0.0/16", "fd00::/8", "127.0.0.1/32"]
+
+
+def test_a_password_for_mail_is_not_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = {
+        "HOST": "mail.example",
+        "FROM": "Jobs <jobs@a.example>",
+        "USERNAME": "u",
+        "PASSWORD": "p",
+    }
+    for name, value in mail.items():
+        monkeypatch.setenv(f"TASKFLOW_SMTP_{name}", value)
+    assert load_settings(ConsumerSettings).smtp_security == "starttls"
+    monkeypatch.setenv("TASKFLOW_SMTP_SECURITY", "none")
+    with pytest.raises(ConfigurationError, match="in the clear"):
+        load_settings(ConsumerSettings)

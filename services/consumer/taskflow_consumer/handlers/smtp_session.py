@@ -138,7 +138,7 @@ def _meaning(error: SMTPException | OSError, server: str) -> Retry | Fail:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Fail(
                 f"The certificate of the SMTP server {server} (TASKFLOW_SMTP_HOST) is not valid:"
-                f" {cause.verify_message}."
+                f" {cause.verify_message.rstrip('.')}."
             )
     if isinstance(error, OSError):  # most of aiosmtplib's own about connections among them
         return Retry(f"The SMTP server {server} can't be reached: {error or type(error).__name__}")
