@@ -3,8 +3,9 @@
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Any, Protocol
 
 from httpcore2 import (
     SOCKET_OPTION,
@@ -26,6 +27,7 @@ from taskflow.outbound.errors import (
 )
 
 MAX_ADDRESSES_TRIED = 4
+RESOLVER_THREADS = 16
 
 
 class Resolver(Protocol):
@@ -41,20 +43,29 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """Asks whatever the machine asks: its hosts file, its name servers."""
+    """Asks whatever the machine asks: its hosts file, its name servers.
+
+    It has threads of its own: names whose servers are silent must not hold up those that this
+    process needs for its own servers.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolver")
 
     async def resolve(self, host: str, port: int, /) -> Sequence[IPAddress]:
         """All addresses of `host`; errors as `Resolver.resolve`."""
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )
+            found = await loop.run_in_executor(self._threads, _look_up, host, port)
         except UnicodeError:
             raise RequestRefused(f"{host!r} is not the name of a host.") from None
         except OSError as error:
             raise NameNotResolved(f"The name {host!r} has no address: {error.strerror}.") from error
         return list(dict.fromkeys(ip_address(address[0]) for *_, address in found))
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
 
 
 class GuardedBackend(AsyncNetworkBackend):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from urllib.parse import unquote_plus
 
 from taskflow.outbound.requests import Header
 
@@ -14,19 +15,26 @@ _SECRET_NAME = re.compile(
     r"|signature|^(sig|key|code|state|assertion|jwt)$",
     re.IGNORECASE,
 )
+# They say what is wanted, not what is had.
+_NO_SECRETS = frozenset(
+    {"www-authenticate", "proxy-authenticate", "access-control-allow-credentials"}
+)
 _PARAMETER = re.compile(r"(?<=[?&])([^=&#]+)=([^&#]*)")
 _WITH_URL = frozenset({"location", "content-location", "referer", "link", "refresh"})
 
 
 def names_a_secret(name: str) -> bool:
     """Whether a header or a parameter of this name holds what nobody else should see."""
-    return _SECRET_NAME.search(name) is not None
+    return _SECRET_NAME.search(name) is not None and name.lower() not in _NO_SECRETS
 
 
 def redacted_url(url: str) -> str:
     """The URL without the values of parameters that are secrets by their names."""
     return _PARAMETER.sub(
-        lambda found: f"{found[1]}={REDACTED}" if names_a_secret(found[1]) else found[0], url
+        lambda found: (
+            f"{found[1]}={REDACTED}" if names_a_secret(unquote_plus(found[1])) else found[0]
+        ),
+        url,
     )
 
 

@@ -11,10 +11,12 @@ from ipaddress import (
 )
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskflow.outbound.addresses import AddressRule, IPAddress
+
+unhurried = settings(deadline=None)
 
 INNER_IPV4 = [
     IPv4Network(network)
@@ -47,6 +49,7 @@ def _within(network: str, carried: IPv4Address, shift: int = 0) -> IPv6Address:
     return IPv6Address(int(IPv6Network(network).network_address) | int(carried) << shift)
 
 
+@unhurried
 @given(inner_ipv4)
 def test_no_inner_ipv4_address_in_whatever_disguise(address: IPv4Address) -> None:
     disguises: list[IPAddress] = [
@@ -64,6 +67,7 @@ def test_no_inner_ipv4_address_in_whatever_disguise(address: IPv4Address) -> Non
         assert STRICT.refusal(disguise), disguise
 
 
+@unhurried
 @given(st.ip_addresses(v=6))
 def test_no_ipv6_address_outside_of_what_is_given_out(address: IPv6Address) -> None:
     if STRICT.refusal(address) is None:
@@ -72,6 +76,7 @@ def test_no_ipv6_address_outside_of_what_is_given_out(address: IPv6Address) -> N
         assert address.teredo is None
 
 
+@unhurried
 @given(st.ip_addresses(v=4))
 def test_what_python_calls_private_is_refused(address: IPv4Address) -> None:
     if address.is_private or address.is_multicast or address.is_reserved:
@@ -79,6 +84,7 @@ def test_what_python_calls_private_is_refused(address: IPv4Address) -> None:
     assert STRICT.refusal(address) == STRICT.refusal(_within("::ffff:0:0/96", address))
 
 
+@unhurried
 @given(st.ip_addresses(v=4))
 def test_a_public_ipv4_address_is_free(address: IPv4Address) -> None:
     odd = [ip_network(each) for each in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16")]
@@ -112,6 +118,7 @@ def test_these_are_free(address: str) -> None:
     assert STRICT.refusal(ip_address(address)) is None
 
 
+@unhurried
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
 def test_an_opened_network_opens_itself_alone(address: IPAddress) -> None:
     rule = AddressRule([ip_network("10.20.0.0/16"), ip_network("fd12::/16")])

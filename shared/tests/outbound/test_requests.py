@@ -1,7 +1,7 @@
 """What is refused before anything is sent."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskflow.outbound.errors import RedirectRefused, RequestRefused
@@ -12,6 +12,8 @@ from taskflow.outbound.requests import (
     outbound_request,
     redirected,
 )
+
+unhurried = settings(deadline=None)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,7 @@ def test_urls_that_are_refused(url: str) -> None:
         destination(url)
 
 
+@unhurried
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://", "http://[", "HTTPS://a:"]))
 def test_any_text_is_a_destination_or_refused(text: str, prefix: str) -> None:
     try:
@@ -87,6 +90,7 @@ def test_any_text_is_a_destination_or_refused(text: str, prefix: str) -> None:
     assert destination(str(to)) == to
 
 
+@unhurried
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_no_header_can_begin_another_line(name: str, value: str) -> None:
     try:
@@ -161,6 +165,7 @@ def test_redirects_that_are_refused(location: str) -> None:
         redirected(_request("GET"), 302, location)
 
 
+@unhurried
 @given(st.sampled_from(sorted(METHODS)), st.sampled_from([301, 302, 303, 307, 308]), st.text())
 def test_no_redirect_takes_credentials_elsewhere(method: str, status: int, location: str) -> None:
     request = _request(method)

@@ -46,7 +46,10 @@ Recipients = Annotated[list[Recipient], Field(max_length=MOST_RECIPIENTS)]
 class EmailSend(BaseModel):
     """A message. The sender is the one of TASKFLOW_SMTP_FROM."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"anyOf": [{"required": ["text"]}, {"required": ["html"]}]},
+    )
 
     to: Recipients = Field(min_length=1)
     cc: Recipients = []
