@@ -20,8 +20,13 @@ from taskflow.errors import ConfigurationError
 
 PREFIX = "TASKFLOW_"
 LAST_PORT = 65_535
-_ADDRESS = r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+"
-MAILBOX = re.compile(rf"{_ADDRESS}|[^<>\x00-\x1f]*<{_ADDRESS}>")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_ADDRESS = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*"
+MAILBOX = re.compile(
+    rf"(?:(?P<name>[^<>\x00-\x1f\x7f-\x9f\u2028\u2029]*)<(?P<named>{_ADDRESS})>|(?P<bare>{_ADDRESS}))"
+)
+"""ada@example.com or Ada <ada@example.com>; what else the standard allows only hides something."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]

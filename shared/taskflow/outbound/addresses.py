@@ -65,6 +65,7 @@ _NOT_PUBLIC = (
     ("2001:db8::/32", "for documentation"),
     ("3fff::/20", "for documentation"),
 )
+_LOOPBACK = IPv6Address("::1")  # in the midst of the IPv4-compatible ones
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -90,7 +91,7 @@ class AddressRule:
     def refusal(self, address: IPAddress) -> str | None:
         """What the address is that forbids it ("private"), or None where requests may go there."""
         address = unmapped(address)
-        if (never := _found(address, _NEVER_NETWORKS)) is not None:
+        if address != _LOOPBACK and (never := _found(address, _NEVER_NETWORKS)) is not None:
             return never
         if isinstance(address, IPv6Address) and address in _NAT64:
             # Beyond the gateway it is the IPv4 address that counts.

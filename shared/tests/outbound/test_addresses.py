@@ -147,6 +147,14 @@ def test_no_wide_network_opens_these(address: str) -> None:
     assert OPEN.refusal(ip_address(address))
 
 
+def test_both_loopbacks_can_be_opened() -> None:
+    assert STRICT.refusal(ip_address("::1")) == "loopback"
+    rule = AddressRule([ip_network("::1"), ip_network("127.0.0.1")])
+    assert rule.refusal(ip_address("::1")) is None
+    assert rule.refusal(ip_address("127.0.0.1")) is None
+    assert rule.refusal(ip_address("::2"))
+
+
 def test_metadata_is_opened_by_its_own_address() -> None:
     rule = AddressRule([ip_network("169.254.169.254")])
     assert rule.refusal(ip_address("169.254.169.254")) is None

@@ -19,6 +19,7 @@ from taskflow.settings import MailSettings
 
 MAX_REPLY_CHARACTERS = 500
 MAX_REFUSALS_TOLD = 5
+LEAVE_SECONDS = 3.0
 
 _PERMANENT = range(500, 600)
 
@@ -97,11 +98,13 @@ class SmtpSession:
                 self._say("DATA", await smtp.data(message), message_bytes=len(message))
         return Delivery(accepted, refused)
 
-    async def close(self) -> None:
-        """Take leave; what was accepted is accepted, whatever comes of this."""
-        if self._smtp.is_connected:
-            with suppress(SMTPException, OSError):
-                self._say("QUIT", await self._smtp.quit())
+    async def leave(self) -> None:
+        """Say goodbye; what was accepted is accepted, whatever comes of this."""
+        with suppress(SMTPException, OSError):
+            self._say("QUIT", await self._smtp.quit(timeout=LEAVE_SECONDS))
+
+    def close(self) -> None:
+        """Close the connection, without a word where none was said."""
         self._smtp.close()
 
     def _say(self, command: str, reply: SMTPResponse, **fields: object) -> None:
@@ -129,8 +132,9 @@ async def smtp_session(
     try:
         await session.open()
         yield session
+        await session.leave()
     finally:
-        await session.close()
+        session.close()
 
 
 def _meaning(error: SMTPException | OSError, server: str) -> Retry | Fail:

@@ -12,6 +12,7 @@ import trustme
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.outcomes import Outcome, OutcomeKind
 from taskflow.sdk.registry import Registry
+from taskflow_testing.tcp_proxy import TcpProxy
 
 from .harness import Harness
 from .mail_server import MailServer
@@ -169,6 +170,22 @@ async def test_a_server_that_is_away_is_tried_again(
         configure(monkeypatch, server, smtp_security="none")
     outcome, _, _ = await send(harness)
     assert outcome.kind is OutcomeKind.RETRYABLE
+
+
+async def test_a_server_that_falls_silent(
+    harness: Harness, server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKFLOW_SMTP_TIMEOUT_SECONDS", "0.3")
+    async with TcpProxy(f"smtp://127.0.0.1:{server.port}") as network:
+        monkeypatch.setenv("TASKFLOW_SMTP_PORT", network.url.rpartition(":")[2])
+        network.freeze()
+        outcome, _, _ = await send(harness)
+        assert outcome.kind is OutcomeKind.RETRYABLE
+        network.thaw()
+        network.answer_limit_bytes = 60
+        outcome, _, _ = await send(harness)
+        assert outcome.kind is OutcomeKind.RETRYABLE
+    assert server.mails == []
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
