@@ -10,6 +10,7 @@ import pytest
 
 from taskflow.outbound.addresses import AddressRule, IPAddress
 from taskflow.outbound.answers import Answer
+from taskflow.outbound.bodies import decoder
 from taskflow.outbound.client import Limits, OutboundClient
 from taskflow.outbound.errors import (
     AnswerMalformed,
@@ -266,6 +267,8 @@ async def test_a_bomb_is_counted_by_what_it_inflates_to(server: HttpServer) -> N
     answer = await get(server.url, Limits(body_bytes=10_000))
     assert len(answer.body) == 10_000
     assert answer.is_truncated
+    # Nor is it inflated further than that before it is cut.
+    assert len(decoder("gzip").decode(bomb, 10_000)) == 10_000
 
 
 async def test_nothing_but_empty_members_has_an_end(server: HttpServer) -> None:
