@@ -1,6 +1,7 @@
 """One form for every log line: structlog's own and the standard library's, JSON or console."""
 
 import io
+import json
 import logging
 import re
 import sys
@@ -20,6 +21,9 @@ _NO_SECRETS = frozenset({"claim_token"})
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',]+", re.IGNORECASE)
 _API_KEY = re.compile(r"\btf_live_\w+")
+# Control characters, line separators of Unicode, and what turns the direction of writing round.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 _MAX_DEPTH = 6
 # At INFO these tell of every request and every connection.
 _TALKATIVE = ("aio_pika", "aiormq", "asyncio", "urllib3", "uvicorn")
@@ -84,11 +88,33 @@ def _rendering(log_format: str) -> list[Processor]:
     # Tracebacks are text: with their local variables they would show secrets.
     rendering: list[Processor] = [structlog.processors.format_exc_info, redact]
     if log_format == "json":
-        return [*rendering, structlog.processors.JSONRenderer(default=str, ensure_ascii=False)]
+        return [*rendering, structlog.processors.JSONRenderer(_dumps, default=str)]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
-    return [*rendering, console]
+    return [*rendering, _escape_texts, console]
+
+
+def _dumps(event: EventDict, **options: Any) -> str:
+    """One line to every reader: JSON leaves some characters that end lines, or steer terminals."""
+    return _escaped(json.dumps(event, ensure_ascii=False, **options))
+
+
+def _escape_texts(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For a console, where no text may pass for a line of its own."""
+    return {_escaped(name): _escaped_value(name, value) for name, value in event.items()}
+
+
+def _escaped_value(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if name in _OF_SEVERAL_LINES:
+        return "\n".join(_escaped(line) for line in value.split("\n"))
+    return _escaped(value)
+
+
+def _escaped(text: str) -> str:
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -2,24 +2,25 @@
 
 import re
 import sys
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taskflow.errors import ConfigurationError
+from taskflow.setting_types import (
+    Address,
+    CommaSeparated,
+    HttpAddress,
+    Networks,
+    Port,
+    RedisAddress,
+    Seconds,
+)
 
 PREFIX = "TASKFLOW_"
-LAST_PORT = 65_535
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _ADDRESS = rf"{_ATOM}(?:\.{_ATOM})*@{_LABEL}(?:\.{_LABEL})*"
@@ -28,55 +29,9 @@ MAILBOX = re.compile(
 )
 """ada@example.com or Ada <ada@example.com>; what else the standard allows only hides something."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-CommaSeparated = Annotated[tuple[str, ...], NoDecode]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-
-
-def _with_ports(value: SecretStr) -> SecretStr:
-    """An address, or several: what is wrong with it is said here, not by the client that meets it.
-
-    The message must not repeat the address, which has a password.
-    """
-    for address in re.split(r",\s*(?=\w+://)", value.get_secret_value()):
-        # By hand: the errors of urlsplit repeat what they don't understand.
-        authority = re.split("[/?#]", address.partition("://")[2], maxsplit=1)[0]
-        for host in authority.rpartition("@")[2].split(","):
-            port = host.rpartition("]")[2].partition(":")[2]
-            if port and not (port.isdecimal() and int(port) <= LAST_PORT):
-                raise ValueError(
-                    f"has a port that is no number up to {LAST_PORT}; a / ? # @ or : in a"
-                    " password is written %2F %3F %23 %40 %3A"
-                )
-    return value
-
-
-Address = Annotated[SecretStr, AfterValidator(_with_ports)]
-
-
-def _redis(value: SecretStr) -> SecretStr:
-    if not re.match(r"(rediss?|unix)://", value.get_secret_value()):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    return value
-
-
-RedisAddress = Annotated[SecretStr, AfterValidator(_redis), AfterValidator(_with_ports)]
+_HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 SettingsType = TypeVar("SettingsType", bound="Settings")
-
-
-def _split_at_commas(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _network(text: str) -> IPv4Network | IPv6Network:
-    try:
-        return ip_network(text.strip())
-    except ValueError as error:
-        raise ValueError(
-            f"lists networks such as 10.1.0.0/16 with commas between: {error}"
-        ) from None
 
 
 class Settings(BaseSettings):
@@ -146,34 +101,54 @@ class BrokerSettings(Settings):
 class ObjectStoreSettings(Settings):
     """How to reach the object store (any S3)."""
 
-    s3_endpoint: str
+    s3_endpoint: HttpAddress
     s3_access_key: SecretStr
     s3_secret_key: SecretStr
     s3_bucket: str = "taskflow"
     s3_region: str = "us-east-1"
     s3_timeout_seconds: Seconds = 10.0
 
-    @field_validator("s3_endpoint")
-    @classmethod
-    def _http(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^/\s]+/?", value):
-            raise ValueError("must be http://host:port or https://host:port")
-        _with_ports(SecretStr(value))
-        return value.rstrip("/")
-
 
 class MigrationSettings(DatabaseSettings):
     """What a migration needs."""
 
 
-class ApiSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
+class DoorSettings(Settings):
+    """Whom the API lets in: its names, pages, proxies, and how often an address may ask."""
+
+    max_body_bytes: int = Field(256 * 1024, ge=1024)
+    allowed_hosts: CommaSeparated = ("localhost", "api")
+    cors_origins: CommaSeparated = ()
+    trusted_proxies: Networks = ()
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = "X-Forwarded-For"
+    address_limit_requests: int = Field(6_000, ge=0)
+    address_limit_seconds: int = Field(60, ge=1, le=86_400)
+    unlimited_addresses: Networks = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a name of a host (*.example.com for all below)")
+        return tuple(name.lower() for name in value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin like https://example.com:8443")
+        return value
+
+
+class ApiSettings(DoorSettings, DatabaseSettings, BrokerSettings, ObjectStoreSettings):
     """What the API needs."""
 
     api_host: str = "127.0.0.1"
-    api_port: int = Field(8000, ge=1, le=LAST_PORT)
+    api_port: Port = 8000
     api_key: SecretStr = Field(min_length=16)
     redis_url: RedisAddress
-    max_body_bytes: int = Field(256 * 1024, ge=1024)
     submission_batch_size: int = Field(200, ge=1, le=1000)
     worker_lost_after_seconds: Seconds = 30.0
 
@@ -197,21 +172,14 @@ class LeaseSettings(Settings):
 class OutboundSettings(Settings):
     """Where requests to URLs that users name may go, beside public addresses."""
 
-    outbound_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
-
-    @field_validator("outbound_allowed_networks", mode="before")
-    @classmethod
-    def _networks(cls, value: object) -> object:
-        return (
-            tuple(_network(part) for part in value.split(",")) if isinstance(value, str) else value
-        )
+    outbound_allowed_networks: Networks = ()
 
 
 class MailSettings(Settings):
     """The SMTP server that takes our mail; none is set by default."""
 
     smtp_host: str = ""
-    smtp_port: int = Field(587, ge=1, le=65_535)
+    smtp_port: Port = 587
     smtp_security: Literal["starttls", "tls", "none"] = "starttls"
     smtp_username: str = ""
     smtp_password: SecretStr = SecretStr("")
@@ -259,11 +227,6 @@ class ConsumerSettings(
     log_buffer_max_bytes: int = Field(128 * 1024 * 1024, ge=1024)
     log_spool_dir: Path = Path(".taskflow/up/log-spool")
     log_spool_max_bytes: int = Field(1024 * 1024 * 1024, ge=0)
-
-    @field_validator("handlers", "disabled_built_ins", "queues", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return _split_at_commas(value)
 
     @field_validator("queues")
     @classmethod

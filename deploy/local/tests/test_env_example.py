@@ -46,7 +46,7 @@ def test_every_setting_is_in_the_example_with_its_default(name: str) -> None:
         return
     text = entries()[name]
     if isinstance(default, tuple):
-        assert text == ",".join(default)
+        assert text == ",".join(map(str, default))
     elif isinstance(default, bool):
         assert text == str(default).lower()
     elif isinstance(default, int | float):

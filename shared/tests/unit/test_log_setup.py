@@ -23,6 +23,8 @@ logging.getLogger("library").warning("it said %s", "amqp://user:password@host/x"
 logging.getLogger("uvicorn.error").info("chatter")
 logging.getLogger("aiormq.connection").error("what we have said")
 warnings.warn("old")
+evil = "x\\r\\nfake\\x1b[2J\\x85fake\\u2028fake\\u202e\\x9b"
+log.warning("path", path=evil, **{evil: [evil]})
 try:
     token = "local-secret"
     raise ValueError("because of postgresql://u:password@host/db")
@@ -46,7 +48,7 @@ def output(level: str, log_format: str) -> str:
 def test_each_line_is_an_object_with_its_context() -> None:
     lines = [json.loads(line) for line in output("INFO", "json").splitlines()]
 
-    done, library, warning, broke = lines
+    done, library, warning, path, broke = lines
     assert all(
         line["service"] == "api"
         and (line["request_id"], line["job_id"], line["attempt"]) == ("r1", "j1", 2)
@@ -63,6 +65,8 @@ def test_each_line_is_an_object_with_its_context() -> None:
     assert (library["logger"], library["n"]) == ("library", 1)
     assert library["event"] == f"it said amqp://{REDACTED}@host/x"
     assert (warning["logger"], "old" in warning["event"]) == ("py.warnings", True)
+    evil = "x\r\nfake\x1b[2J\x85fake\u2028fake\u202e\x9b"
+    assert (path["path"], path[evil]) == (evil, [evil])
     assert (broke["event"], broke["level"]) == ("thing_broke", "error")
     assert "Traceback" in broke["exception"]
     assert f"ValueError: because of postgresql://{REDACTED}@host/db" in broke["exception"]
@@ -75,6 +79,13 @@ def test_no_secret_is_shown(log_format: str) -> None:
     assert "what we have said" in text
     for secret in ("hidden", "password", "chatter"):
         assert secret not in text
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_text_can_pass_for_a_line_or_steer_a_terminal(log_format: str) -> None:
+    text = output("INFO", log_format)
+    assert not any(line.startswith("fake") for line in text.splitlines())
+    assert not set(text) & set("\r\x1b\x85\u2028\u202e\x9b")
 
 
 def test_the_level_holds_for_both_kinds_of_loggers() -> None:

@@ -1,9 +1,10 @@
-"""The outermost layer: a request's id, its one log line, its last resort."""
+"""The outermost layer: a request's id and client, its one log line, its last resort."""
 
 import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterable
 from typing import cast
 
 import structlog
@@ -12,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from taskflow_api.client_address import TrustedProxies, client_address
 from taskflow_api.problems import INTERNAL_ERROR, SERVICE_UNAVAILABLE, problem_response
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -25,10 +27,16 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cache-Control": "no-store",
 }
 """On every answer that doesn't set them itself."""
+
+_TRANSPORT_SECURITY = f"max-age={365 * 86_400}"
+_ENDS_A_HEADER = re.compile(rb"[\r\n\x00]")
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +44,10 @@ log = structlog.get_logger(__name__)
 class RequestContextMiddleware:
     """Names the request, logs how it ended, and lets no exception out."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, proxies: TrustedProxies) -> None:
+        """`proxies` are believed about who the client is."""
         self._app = app
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -45,10 +55,11 @@ class RequestContextMiddleware:
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        client = self._proxies.client_of(scope)
+        scope.setdefault("state", {}).update(request_id=request_id, client=client)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id, is_secure=client.scheme == "https")
         began = time.perf_counter()
         try:
             await self._serve(scope, receive, answer)
@@ -82,9 +93,10 @@ class RequestContextMiddleware:
 class _Answer:
     """Watches the answer go out, and adds the headers that every answer has."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, *, is_secure: bool) -> None:
         self._send = send
         self._request_id = request_id
+        self._is_secure = is_secure
         self.status = 0
 
     @property
@@ -93,11 +105,14 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            _refuse_injection(message["headers"])
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self._request_id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
+            if self._is_secure:
+                headers["Strict-Transport-Security"] = _TRANSPORT_SECURITY
         await self._send(message)
 
 
@@ -108,6 +123,13 @@ def _request_id(scope: Scope) -> str:
     return str(uuid7())
 
 
+def _refuse_injection(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """The server writes headers as they are: one with a line's end would be several."""
+    for name, value in headers:
+        if _ENDS_A_HEADER.search(name) or _ENDS_A_HEADER.search(value):
+            raise ValueError(f"the header {name!r} has a character that ends it")
+
+
 def _log(scope: Scope, status: int, seconds: float) -> None:
     level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
     log.log(
@@ -115,6 +137,7 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
         "http_request",
         method=scope["method"],
         path=scope["path"],
+        client=client_address(scope),
         status=status or CLIENT_GONE,
         ms=round(seconds * 1000, 1),
     )

@@ -16,7 +16,8 @@ _ASSET_NAMES = frozenset({"swagger-ui-bundle.js", "swagger-ui.css", "redoc.stand
 _HEADERS = {
     # Both pages style themselves as they go; Redoc searches in a worker made from a blob.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:;"
-    " style-src 'self' 'unsafe-inline'; worker-src blob:; frame-ancestors 'none'",
+    " style-src 'self' 'unsafe-inline'; worker-src blob:; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
 _PAGE = """<!doctype html>

@@ -10,24 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskflow_api.routes import all_routes
+from taskflow_testing.problems import check_problem
 
 JOBS = "/api/v1/jobs"
 JSON = {"Content-Type": "application/json"}
-
-
-def check_problem(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert problem["status"] == status
-    assert problem["type"] == f"urn:taskflow:problem:{problem['code']}"
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["request_id"] == answer.headers["X-Request-ID"]
-    assert problem["instance"].startswith("/")
-    if code is not None:
-        assert problem["code"] == code
-    return problem
 
 
 async def send(api: httpx.AsyncClient, body: bytes, **headers: str) -> httpx.Response:

@@ -51,7 +51,7 @@ async def raw(services: Services, request: bytes) -> tuple[bytes, dict[str, str]
 def post_head(services: Services, *lines: str) -> bytes:
     head = [
         f"POST {JOBS} HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         f"X-API-Key: {services.api_key}",
         "Content-Type: application/json",
         *lines,
@@ -131,12 +131,13 @@ async def test_what_comes_over_the_wire(services: Services, register: Register) 
         assert headers["content-type"] == "application/problem+json"
         assert json.loads(content)["request_id"] == headers["x-request-id"]
 
-    huge = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000
+    huge = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000
     status, headers, content = await raw(services, huge)
     assert status.startswith(b"HTTP/1.1 431")
     assert json.loads(content)["code"] == "headers_too_large"
     status, headers, content = await raw(
-        services, b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+        services,
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
     )
     assert (status, content) == (b"HTTP/1.1 200 OK", b'{"status":"ok"}')
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from taskflow_api.client_address import TrustedProxies
 from taskflow_api.middleware.head_requests import HeadRequestsMiddleware
 from taskflow_api.middleware.request_context import RequestContextMiddleware
 from taskflow_api.middleware.request_timeout import RequestTimeoutMiddleware
@@ -19,6 +20,10 @@ from taskflow_api.middleware.request_timeout import RequestTimeoutMiddleware
 
 def client(app: ASGIApp) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://api")
+
+
+def in_context(app: ASGIApp) -> RequestContextMiddleware:
+    return RequestContextMiddleware(app, proxies=TrustedProxies((), header="X-Forwarded-For"))
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,7 +35,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_a_log_that_tells_all() -> N
         raise ZeroDivisionError("the secret reason")
 
     with structlog.testing.capture_logs() as logs:
-        async with client(RequestContextMiddleware(broken)) as api:
+        async with client(in_context(broken)) as api:
             answer = await api.get("/x?y=1")
 
     assert answer.status_code == 500
@@ -52,14 +57,14 @@ async def test_an_answer_that_breaks_off_is_not_passed_for_a_whole() -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         await StreamingResponse(pieces())(scope, receive, send)
 
-    async with client(RequestContextMiddleware(broken)) as api:
+    async with client(in_context(broken)) as api:
         with pytest.raises((OSError, ExceptionGroup)):
             await api.get("/")
 
 
 async def test_every_answer_has_the_headers_and_probes_are_quiet() -> None:
     with structlog.testing.capture_logs() as logs:
-        async with client(RequestContextMiddleware(hello)) as api:
+        async with client(in_context(hello)) as api:
             answer = await api.get("/x")
             await api.get("/healthz")
 
@@ -69,6 +74,17 @@ async def test_every_answer_has_the_headers_and_probes_are_quiet() -> None:
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
     assert UUID(answer.headers["X-Request-ID"]).version == 7
     assert [line["log_level"] for line in logs] == ["info", "debug"]
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\nSet-Cookie: a=b", "\x00"])
+async def test_no_header_of_an_answer_can_become_two(end: str) -> None:
+    async def split(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("hello", headers={"Location": f"/x{end}"})(scope, receive, send)
+
+    async with client(in_context(split)) as api:
+        answer = await api.get("/")
+    assert answer.status_code == 500
+    assert "Location" not in answer.headers
 
 
 async def test_a_request_that_the_stopping_server_cancels_is_a_503() -> None:
@@ -86,8 +102,8 @@ async def test_a_request_that_the_stopping_server_cancels_is_a_503() -> None:
     async def receive() -> Any:
         return {"type": "http.request"}
 
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    request = asyncio.ensure_future(RequestContextMiddleware(endless)(scope, receive, send))
+    scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http", "headers": []}
+    request = asyncio.ensure_future(in_context(endless)(scope, receive, send))
     await began.wait()
     request.cancel()
     await request
@@ -103,7 +119,7 @@ async def test_what_one_request_binds_is_gone_in_the_next() -> None:
         structlog.contextvars.bind_contextvars(job_id="x")
         await hello(scope, receive, send)
 
-    layered = RequestContextMiddleware(app)
+    layered = in_context(app)
 
     async def send(_message: Any) -> None:
         return None
@@ -112,7 +128,7 @@ async def test_what_one_request_binds_is_gone_in_the_next() -> None:
         return {"type": "http.request"}
 
     for _ in range(2):
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http", "headers": []}
         await layered(scope, receive, send)
     assert [set(context) for context in seen] == [{"request_id"}, {"request_id"}]
 

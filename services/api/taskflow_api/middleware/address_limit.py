@@ -1,0 +1,64 @@
+"""The limit of requests by a client's address, before anything is known of who it is.
+
+Counted by SlowAPI's limiter in this process's memory: its Redis storage would block the loop. Its
+own middlewares aren't used: one is a BaseHTTPMiddleware, the other starts a streamed answer anew
+with each of its pieces, and both let through whatever no route matches.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+from limits import RateLimitItem, RateLimitItemPerSecond
+from slowapi import Limiter
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from taskflow.setting_types import Network
+from taskflow_api.client_address import client_address, contains, limit_key
+from taskflow_api.problems import TOO_MANY_REQUESTS, problem_response
+
+_POLICY = "address"
+
+
+class AddressLimitMiddleware:
+    """Refuses an address that asks too often: 429, with when to come again."""
+
+    def __init__(
+        self, app: ASGIApp, *, requests: int, seconds: int, unlimited: Sequence[Network]
+    ) -> None:
+        """So many `requests` in any `seconds`, but of `unlimited` addresses any number."""
+        self._app = app
+        self._unlimited = unlimited
+        self._limit: RateLimitItem = RateLimitItemPerSecond(requests, seconds)
+        # The window slides: no burst of twice the limit around the turn of a fixed one.
+        self._limiter = Limiter(
+            key_func=client_address, storage_uri="memory://", strategy="sliding-window-counter"
+        ).limiter
+        self._policy = f'"{_POLICY}";q={requests};w={seconds}'
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or contains(self._unlimited, address := client_address(scope)):
+            await self._app(scope, receive, send)
+            return
+        key = limit_key(address)
+        allowed = self._limiter.hit(self._limit, _POLICY, key)
+        window = self._limiter.get_window_stats(self._limit, _POLICY, key)
+        resets_in = max(1, math.ceil(window.reset_time - time.time()))
+
+        async def send_with_limit(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.append("RateLimit-Policy", self._policy)
+                headers.append("RateLimit", f'"{_POLICY}";r={window.remaining};t={resets_in}')
+            await send(message)
+
+        if allowed:
+            await self._app(scope, receive, send_with_limit)
+            return
+        detail = "Too many requests come from this address."
+        response = problem_response(
+            scope, TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(resets_in)}
+        )
+        await response(scope, receive, send_with_limit)

@@ -1,0 +1,187 @@
+"""HTTP/1.1, as the server speaks it."""
+
+import asyncio
+
+import structlog
+from uuid_utils.compat import uuid7
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from taskflow_api.client_address import UNKNOWN
+from taskflow_api.problems import (
+    BAD_REQUEST,
+    HEADERS_TOO_LARGE,
+    MEDIA_TYPE,
+    URI_TOO_LONG,
+    ProblemKind,
+    problem_response,
+)
+
+HEAD_SECONDS = 20.0
+"""How long a client may take for its request line and headers, and for what nobody waits for."""
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of an address; of headers; and of what stands between the pieces of a body, and after it."""
+
+MAX_HEADERS = 100
+
+log = structlog.get_logger(__name__)
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 whose heads are bounded, in bytes and time, and whose refusals are problems.
+
+    So is what follows a head and is no body: trailers, and the rest of a request that was answered
+    before it had come whole.
+    """
+
+    _draining = False
+    _in_head = False
+    _head_bytes = 0
+    _steps = 0
+    _stepless_bytes = 0
+    _limit: asyncio.TimerHandle | None = None
+    _refusal: tuple[ProblemKind, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._limit_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._end_limit()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        steps = self._steps
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        # A piece in which a request gets on may hold more than its head: it isn't counted.
+        self._stepless_bytes = self._stepless_bytes + len(data) if self._steps == steps else 0
+        if self._stepless_bytes > MAX_HEAD_BYTES:
+            self._refuse(HEADERS_TOO_LARGE, f"The limit is {MAX_HEAD_BYTES} bytes.")
+        elif self._owes_rest and self._limit is None:
+            self._limit_time()
+
+    def on_message_begin(self) -> None:
+        """Wait for the head of the request that begins."""
+        super().on_message_begin()
+        # The last byte of the request before may have come in the same piece.
+        self._unset_keepalive_if_required()
+        self._steps += 1
+        self._in_head = True
+        self._head_bytes = 0
+        self._limit_time()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the address."""
+        super().on_url(url)
+        if len(self.url) > MAX_HEAD_BYTES:
+            self._refusal = (URI_TOO_LONG, f"The limit is {MAX_HEAD_BYTES} bytes.")
+            raise ValueError("the address is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head; one that comes after the body is none, whatever its name."""
+        if not self._in_head:
+            return
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
+            detail = f"The limits are {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes."
+            self._refusal = (HEADERS_TOO_LARGE, detail)
+            raise ValueError("the headers are too large")
+
+    def on_headers_complete(self) -> None:
+        """Pass the request on."""
+        super().on_headers_complete()
+        self._steps += 1
+        self._in_head = False
+        self._end_limit()
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def on_chunk_header(self) -> None:
+        """See that the body goes on."""
+        self._steps += 1
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._steps += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Take the end of a request; one that was answered already makes room for the next."""
+        self._steps += 1
+        super().on_message_complete()
+        if self._owes_rest:
+            self._end_limit()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def drain(self) -> None:
+        """Close with the answer to the request under way, or to the next one.
+
+        A client that knows of no end may be sending it already, so nothing is cut off here.
+        """
+        self._draining = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or too much of it, and close."""
+        self._refuse(*(self._refusal or (BAD_REQUEST, msg)))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade that is not offered is no news: the request is served as it is."""
+
+    @property
+    def _owes_rest(self) -> bool:
+        """Whether what comes belongs to a request that has its answer, so that nobody waits."""
+        return (
+            self.cycle is not None
+            and self.cycle.response_complete
+            and not self._in_head
+            and self.timeout_keep_alive_task is None
+        )
+
+    def _limit_time(self) -> None:
+        self._end_limit()
+        self._limit = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _end_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _refuse(self, kind: ProblemKind, detail: str) -> None:
+        if not self._may_answer:
+            # Whatever is written now would be taken for another answer, or a part of it.
+            self.transport.close()
+            return
+        request_id = str(uuid7())
+        client = self.client[0] if self.client else UNKNOWN
+        log.info(
+            "http_refused", request_id=request_id, status=kind.status, code=kind.code, client=client
+        )
+        scope = {"path": "/", "state": {"request_id": request_id}}
+        body = bytes(problem_response(scope, kind, detail).body)
+        head = (
+            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
+            "cache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[kind.status] + head.encode() + body)
+        self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether what is refused is due an answer, and no other one comes before that."""
+        cycle = self.cycle
+        if cycle is None or self._in_head:
+            return cycle is None or cycle.response_complete
+        return cycle.more_body and not cycle.response_started and not self.pipeline
