@@ -115,6 +115,8 @@ _ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what Starlette calls it with
+    if _is_anothers_address(request):
+        return _no_such_method(request)
     detail = "The address has parts or parameters that are not acceptable."
     return problem_response(
         request.scope, problems.INVALID_CONTENT, detail, errors=problems_of(error.errors())
@@ -131,6 +133,12 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return problem_response(request.scope, kind, error.detail, headers=error.headers)
 
 
+def _is_anothers_address(request: Request) -> bool:
+    """Whether `/jobs/stats` was taken for a job's id, because its own route has no such method."""
+    found = [route.methods for route in all_routes() if route.path == request.scope["path"]]
+    return bool(found) and not any(request.method in (methods or ()) for methods in found)
+
+
 def _nothing_there(request: Request) -> Response:
     return problem_response(request.scope, NOT_FOUND, "There is nothing at this address.")
 
@@ -138,8 +146,10 @@ def _nothing_there(request: Request) -> Response:
 def _no_such_method(request: Request) -> Response:
     """405 with every method of the address; 404 where only a pattern for ids happened to match."""
     methods: set[str] = set()
+    # Without what a route has matched already.
+    scope = dict(request.scope, path_params={})
     for route in all_routes():
-        match, matched = route.matches(request.scope)
+        match, matched = route.matches(scope)
         if match is not Match.NONE and _could_exist(matched["path_params"]):
             methods |= route.methods or set()
     if not methods:

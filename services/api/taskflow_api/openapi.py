@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from taskflow.jobs.schemas import JobPatch, JobRequest
 from taskflow_api.examples import EXAMPLES
+from taskflow_api.problem_docs import door_docs
 from taskflow_api.problems import Problem
 from taskflow_api.routes import all_routes
 
@@ -60,6 +61,7 @@ def openapi_json() -> str:
         schemas.pop(name, None)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
     _add_examples(document)
+    _add_door(document)
     _simplify_parameters(document)
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
@@ -81,6 +83,17 @@ def _add_examples(document: dict[str, Any]) -> None:
                 if content is not None:
                     model = content["schema"]["$ref"].rpartition("/")[2]
                     content["example"] = EXAMPLES[model]
+
+
+def _add_door(document: dict[str, Any]) -> None:
+    """What any operation may be refused with; each is written down once."""
+    shared = document["components"]["responses"] = {}
+    for kind, response in door_docs():
+        shared[kind.code] = response
+        reference = {"$ref": f"#/components/responses/{kind.code}"}
+        for item in document["paths"].values():
+            for operation in item.values():
+                operation["responses"].setdefault(str(kind.status), reference)
 
 
 def _simplify_parameters(document: dict[str, Any]) -> None:

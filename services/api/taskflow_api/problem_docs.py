@@ -7,10 +7,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from taskflow_api.problems import (
+    BAD_REQUEST,
+    HEADERS_TOO_LARGE,
     INTERNAL_ERROR,
     MEDIA_TYPE,
     NOT_AUTHENTICATED,
     SERVICE_UNAVAILABLE,
+    TOO_MANY_REQUESTS,
+    UNKNOWN_HOST,
+    URI_TOO_LONG,
     ProblemKind,
 )
 
@@ -20,8 +25,21 @@ _REQUEST_ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a"
 _HEADERS = {
     401: {"WWW-Authenticate": "How to authenticate."},
     405: {"Allow": "The methods of the address."},
+    429: {
+        "Retry-After": "Seconds after which to try again.",
+        "RateLimit-Policy": '`"name";q=quota;w=seconds`.',
+        "RateLimit": '`"name";r=remaining;t=seconds` until there is more.',
+    },
     503: {"Retry-After": "Seconds after which to try again."},
 }
+
+
+_AT_THE_DOOR = (BAD_REQUEST, URI_TOO_LONG, UNKNOWN_HOST, TOO_MANY_REQUESTS, HEADERS_TOO_LARGE)
+
+
+def door_docs() -> list[tuple[ProblemKind, dict[str, Any]]]:
+    """The answers that any request may have before a route is found."""
+    return [(kind, _response(kind.status, [kind])) for kind in _AT_THE_DOOR]
 
 
 def problem_docs(*kinds: ProblemKind, public: bool = False) -> Responses:

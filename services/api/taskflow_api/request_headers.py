@@ -9,6 +9,7 @@ from taskflow_api.problems import MALFORMED_HEADER, ProblemError
 
 MAX_KEY_CHARACTERS = 255
 MAX_WAIT_SECONDS = 30
+KEY_PATTERN = r'^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$'
 
 _QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _PRINTABLE = re.compile(r"[\x20-\x7e]+")
@@ -24,6 +25,8 @@ async def idempotency_key(
             description="1-255 printable characters, bare or quoted. The same key with the same"
             " body gives the first answer again, for 24 hours.",
             examples=["order-4711"],
+            # For readers alone: one that is malformed is a 400, not the 422 of a pattern.
+            json_schema_extra={"pattern": KEY_PATTERN},
         ),
     ] = None,
 ) -> str | None:

@@ -147,12 +147,23 @@ class JobRequest(BaseModel):
         return self
 
 
+_NEVER_NULL = ("priority", "payload", "tags", "metadata")
+
+
+def _describe_patch(schema: dict[str, Any]) -> None:
+    schema["examples"] = [{"priority": "urgent", "tags": ["late"]}]
+    schema["minProperties"] = 1
+    for name in _NEVER_NULL:
+        member = schema["properties"][name]
+        [kind] = [kind for kind in member.pop("anyOf") if kind != {"type": "null"}]
+        del member["default"]
+        member |= kind
+
+
 class JobPatch(BaseModel):
     """What may change while a job waits. A member that is left out stays as it is."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"priority": "urgent", "tags": ["late"]}]}
-    )
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_describe_patch)
 
     priority: Priority | None = None
     run_at: Time | None = Field(None, description="null: as soon as possible.")
@@ -165,7 +176,7 @@ class JobPatch(BaseModel):
     def _something(self) -> "JobPatch":
         if not self.model_fields_set:
             raise ValueError("names nothing to change")
-        for name in ("priority", "payload", "tags", "metadata"):
+        for name in _NEVER_NULL:
             if name in self.model_fields_set and getattr(self, name) is None:
                 raise ValueError(f"{name} must not be null")
         return self

@@ -15,6 +15,7 @@ from taskflow.jobs.views import Row
 from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import Caller, JobId, WaitSeconds, With
+from taskflow_api.etags import PATTERN as ETAGS_PATTERN
 from taskflow_api.etags import is_unchanged, versions_in
 from taskflow_api.job_documents import JobDocument, job_document, with_result
 from taskflow_api.json_body import read_body
@@ -114,6 +115,7 @@ async def _departure(request: Request) -> None:
             problems.JOB_NOT_FOUND,
             problems.JOB_STATE_CONFLICT,
             problems.VERSION_MISMATCH,
+            problems.REQUEST_TIMEOUT,
             problems.BODY_TOO_LARGE,
             problems.UNSUPPORTED_MEDIA_TYPE,
             problems.INVALID_CONTENT,
@@ -128,7 +130,13 @@ async def change_job(
     resources: With,
     job_id: JobId,
     if_match: Annotated[
-        str | None, Header(description="`ETag`s: 412 if the job is none of these versions.")
+        str | None,
+        Header(
+            description="`ETag`s: 412 if the job is none of these versions.",
+            examples=['"6448a1c3d2b40-0123456789abcdef"', "*"],
+            # For readers alone: one that is malformed is a 400, not the 422 of a pattern.
+            json_schema_extra={"pattern": ETAGS_PATTERN},
+        ),
     ] = None,
 ) -> Response:
     """Change what is named; the rest stays. Only a job that waits can be changed."""

@@ -49,6 +49,7 @@ _HEADERS = headers_doc(
         **problem_docs(
             problems.MALFORMED_BODY,
             problems.MALFORMED_HEADER,
+            problems.REQUEST_TIMEOUT,
             problems.BODY_TOO_LARGE,
             problems.UNSUPPORTED_MEDIA_TYPE,
             problems.INVALID_CONTENT,

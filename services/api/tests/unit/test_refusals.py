@@ -197,6 +197,8 @@ async def test_a_batch_is_not_there_yet(api: httpx.AsyncClient) -> None:
         ("PUT", f"{JOBS}/{ID}", "DELETE, GET, HEAD, PATCH"),
         ("POST", f"{JOBS}/{ID}", "DELETE, GET, HEAD, PATCH"),
         ("POST", f"{JOBS}/stats", "GET, HEAD"),
+        ("PATCH", f"{JOBS}/stats", "GET, HEAD"),
+        ("DELETE", f"{JOBS}/stats", "GET, HEAD"),
         ("GET", f"{JOBS}/{ID}/cancel", "POST"),
         ("HEAD", f"{JOBS}/{ID}/cancel", "POST"),
         ("DELETE", f"/api/v1/logs/{ID}", "GET, HEAD"),
