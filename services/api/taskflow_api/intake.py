@@ -12,6 +12,7 @@ from taskflow.errors import InvalidContent
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
 from taskflow_api.job_types import JobTypes
+from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
 PATH = "/api/v1/jobs"
 """The path that idempotency keys of submissions are scoped to."""
@@ -22,11 +23,12 @@ _DEFAULT_MAX_ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a job takes that doesn't say so itself."""
+    """What a job takes from its type that it doesn't say itself, and what of it isn't shown."""
 
     queue: str = _DEFAULT_QUEUE
     max_attempts: int = _DEFAULT_MAX_ATTEMPTS
     timeout_seconds: float | None = None
+    secrets: SecretFields = NO_SECRETS
 
 
 async def defaults_for(request: JobRequest, job_types: JobTypes) -> Defaults:
@@ -39,7 +41,7 @@ async def defaults_for(request: JobRequest, job_types: JobTypes) -> Defaults:
     """
     known = await job_types.check(request.type, request.payload)
     _refuse_early_end(request, datetime.now(UTC))
-    return Defaults(known.queue, known.max_attempts, known.timeout_seconds)
+    return Defaults(known.queue, known.max_attempts, known.timeout_seconds, known.secrets)
 
 
 def new_job(

@@ -11,6 +11,7 @@ from taskflow.errors import ObjectMissing
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
 from taskflow_api.etags import etag
+from taskflow_api.secret_fields import SecretFields
 from taskflow_api.storage_patience import storage_patience
 
 MEDIA_TYPE = "application/json"
@@ -24,6 +25,7 @@ class JobDocument:
     """A job's JSON and the strong entity tag of it."""
 
     row: Row
+    view: JobView
     content: bytes
     etag: str
 
@@ -43,12 +45,13 @@ class JobDocument:
         return Response(status_code=304, headers={"ETag": self.etag, **_CACHING, **headers})
 
 
-def job_document(row: Row, *, deduplicated: bool = False) -> JobDocument:
+def job_document(row: Row, secrets: SecretFields, *, deduplicated: bool = False) -> JobDocument:
     """A row of `jobs` as a document; a result that lies in the object store is left out."""
-    content = dump(job_view(row, deduplicated=deduplicated))
+    view = secrets.shown(job_view(row, deduplicated=deduplicated))
+    content = dump(view)
     # An object is never changed, so that its key stands for the result.
     represented = content + (row["result_object"] or "").encode()
-    return JobDocument(row, content, etag(row["updated_at"], represented))
+    return JobDocument(row, view, content, etag(row["updated_at"], represented))
 
 
 async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDocument:
@@ -68,9 +71,9 @@ async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDoc
         log.error("result_object_missing", object_key=key)  # noqa: TRY400
         return document
     # The result may be large: it is put in as it is, not parsed and written again.
-    head = dump(job_view(document.row), exclude={"result"})
+    head = dump(document.view, exclude={"result"})
     content = b"".join((head[:-1], b',"result":', result, b"}"))
-    return JobDocument(document.row, content, document.etag)
+    return JobDocument(document.row, document.view, content, document.etag)
 
 
 def dump(view: JobView, *, exclude: set[str] | None = None) -> bytes:

@@ -17,6 +17,7 @@ from taskflow.errors import InvalidContent, ServiceUnavailable, UnknownJobType
 from taskflow.jobs.queries import get_job_type
 from taskflow_api.database_access import Reads
 from taskflow_api.problems import pointer_to
+from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
 FRESH_SECONDS = 5.0
 """For how long a type is believed to be as it was."""
@@ -51,15 +52,15 @@ class KnownJobType:
     timeout_seconds: float | None
     updated_at: datetime
     validator: Validator | None
+    secrets: SecretFields
     read_at: float
     """When it was read, by `time.monotonic()`."""
 
     def problems_of(self, payload: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Where a payload doesn't fit the schema: (JSON pointer into the body, detail)."""
-        if self.validator is None:
-            return []
-        errors = self.validator.iter_errors(payload)
-        return list(islice(chain.from_iterable(map(_said, errors)), MAX_ERRORS))
+        errors = () if self.validator is None else self.validator.iter_errors(payload)
+        said = chain(self.secrets.problems_of(payload), chain.from_iterable(map(_said, errors)))
+        return list(islice(said, MAX_ERRORS))
 
 
 class JobTypes:
@@ -106,6 +107,17 @@ class JobTypes:
             # A submission has patience of its own, which an end here would leave it no use of.
             return known
 
+    async def secrets_of(self, name: str) -> SecretFields:
+        """What the payloads of a job type don't show.
+
+        Raises:
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        try:
+            return (await self.get(name)).secrets
+        except UnknownJobType:
+            return NO_SECRETS
+
     async def _look(self, name: str) -> KnownJobType:
         look = self._looks.get(name)
         if look is None:
@@ -128,9 +140,9 @@ class JobTypes:
             raise UnknownJobType(name)
         before = self._known.get(name)
         if before is not None and before.updated_at == row["updated_at"]:
-            validator = before.validator
+            validator, secrets = before.validator, before.secrets
         else:
-            validator = _compile(name, row["schema"])
+            validator, secrets = _compile(name, row["schema"]), SecretFields(row["schema"])
         known = KnownJobType(
             name=name,
             queue=row["queue"],
@@ -138,6 +150,7 @@ class JobTypes:
             timeout_seconds=row["timeout_seconds"],
             updated_at=row["updated_at"],
             validator=validator,
+            secrets=secrets,
             read_at=time.monotonic(),
         )
         self._known[name] = known

@@ -79,7 +79,8 @@ async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> Row:
 
 async def read_document(resources: Resources, tenant_id: UUID, job_id: UUID) -> JobDocument:
     """The job as it is now; raises what `read_row` raises."""
-    return job_document(await read_row(resources, tenant_id, job_id))
+    row = await read_row(resources, tenant_id, job_id)
+    return job_document(row, await resources.job_types.secrets_of(row["type"]))
 
 
 async def _wait_for_end(request: Request, waiters: Waiters, job_id: UUID, seconds: int) -> None:

@@ -109,9 +109,11 @@ async def list_jobs(
         page = await queries.list_jobs(
             connection, caller.tenant_id, query.filter(), after=after, limit=query.limit
         )
+    types = {row["type"] for row in page.rows}
+    secrets = {name: await resources.job_types.secrets_of(name) for name in types}
     following = page.next_position
     return JobPage(
-        items=[job_view(row) for row in page.rows],
+        items=[secrets[row["type"]].shown(job_view(row)) for row in page.rows],
         next_cursor=None if following is None else cursors.encode(following, digest),
         has_more=following is not None,
     )

@@ -1,7 +1,5 @@
 """POST /api/v1/jobs."""
 
-from uuid import UUID
-
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -18,6 +16,7 @@ from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 from taskflow_api.routes.job import read_row
+from taskflow_api.secret_fields import SecretFields
 
 router = APIRouter(tags=["jobs"])
 
@@ -78,21 +77,29 @@ async def submit_job(
         submission = await resources.submissions.find(job) if key else None
         if submission is None:
             raise
+        secrets = await resources.job_types.secrets_of(job.type)
     else:
+        secrets = defaults.secrets
         job = new_job(wanted, defaults, tenant_id=caller.tenant_id, idempotency_key=key)
         submission = await resources.submissions.submit(job, size_bytes=size_bytes)
     structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
-    return await _answer(resources, caller.tenant_id, job, submission)
+    return await _answer(resources, job, submission, secrets)
 
 
 async def _answer(
-    resources: Resources, tenant_id: UUID, job: NewJob, submission: Submission
+    resources: Resources, job: NewJob, submission: Submission, secrets: SecretFields
 ) -> Response:
     headers = {"Location": job_links(submission.job_id).self}
     if submission.kind in _REPLAYED:
         headers["Idempotent-Replayed"] = "true"
     if submission.kind not in _DEDUPLICATED:
-        return Response(dump(accepted_view(job, submission)), 202, headers, MEDIA_TYPE)
+        return Response(
+            dump(secrets.shown(accepted_view(job, submission))), 202, headers, MEDIA_TYPE
+        )
     # A twin that was deleted since is a 404: nothing else that we know of it would be true.
-    row = await read_row(resources, tenant_id, submission.job_id)
-    return Response(job_document(row, deduplicated=True).content, 200, headers, MEDIA_TYPE)
+    row = await read_row(resources, job.tenant_id, submission.job_id)
+    # The live job may be of another type.
+    document = job_document(
+        row, await resources.job_types.secrets_of(row["type"]), deduplicated=True
+    )
+    return Response(document.content, 200, headers, MEDIA_TYPE)

@@ -12,6 +12,7 @@ from taskflow.settings import ApiSettings
 from taskflow_api.app import create_app
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
+from taskflow_testing.services import Servers
 
 API_KEY = "tf_live_testing_only"
 
@@ -34,6 +35,12 @@ def setting_values(
         "api_key": API_KEY,
         "database_pool_size": 5,
     }
+
+
+@pytest.fixture
+def own_servers(clean_database: str, amqp_url: str, redis_url: str, s3: TestBucket) -> Servers:
+    """The servers, for a service as a process."""
+    return Servers(clean_database, amqp_url, redis_url, s3)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The whole OpenAPI document against the service as a process: whatever is sent, it keeps its word."""
+"""The whole OpenAPI document against the service as a process: it keeps its word."""
 
 import asyncio
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_testing.object_store import TestBucket
 from taskflow_testing.services import Servers, Services
 
 CONFIG = Path(__file__).parents[1] / "schemathesis.toml"
@@ -21,15 +20,10 @@ Register = Callable[..., Awaitable[None]]
 @pytest.mark.slow
 @pytest.mark.timeout(0 if EXAMPLES else 180)
 async def test_every_check_holds_for_every_operation(
-    clean_database: str,
-    amqp_url: str,
-    redis_url: str,
-    s3: TestBucket,
-    register: Register,
-    tmp_path: Path,
+    own_servers: Servers, register: Register, tmp_path: Path
 ) -> None:
     await register("thumbnail")
-    services = Services(Servers(clean_database, amqp_url, redis_url, s3), tmp_path, tmp_path)
+    services = Services(own_servers, tmp_path, tmp_path)
     process = await services.start_api()
     try:
         code, output = await schemathesis(services, tmp_path)

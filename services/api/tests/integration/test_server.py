@@ -15,17 +15,11 @@ import httpx
 import pytest
 
 from taskflow_testing.jobs import Jobs
-from taskflow_testing.object_store import TestBucket
 from taskflow_testing.services import Servers, ServiceProcess, Services
 from taskflow_testing.waiting import eventually
 
 JOBS = "/api/v1/jobs"
 Register = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-def own_servers(clean_database: str, amqp_url: str, redis_url: str, s3: TestBucket) -> Servers:
-    return Servers(clean_database, amqp_url, redis_url, s3)
 
 
 @pytest.fixture

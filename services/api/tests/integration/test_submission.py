@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from taskflow.broker import topology
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
+from taskflow.log_setup import REDACTED
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.waiting import eventually
 
@@ -370,3 +372,36 @@ async def test_a_service_that_stops_takes_no_more(api: httpx.AsyncClient, app: F
     await app.state.resources.submissions.close()
     answer = await submit(api)
     assert (answer.status_code, answer.json()["code"]) == (503, "service_unavailable")
+
+
+async def test_what_the_schema_marks_secret_comes_in_and_is_never_shown(
+    api: httpx.AsyncClient, jobs: Jobs, register: Callable[..., Awaitable[None]]
+) -> None:
+    secret = {"type": "string", "writeOnly": True, "format": "password"}
+    await register("mail", schema={"properties": {"password": secret}})
+    payload = {"to": "ada", "password": "canary-1"}
+    shown = {"to": "ada", "password": REDACTED}
+
+    answers = [
+        await submit(api, "once", type="mail", payload=payload, unique_key="one"),
+        await submit(api, "once", type="mail", payload=payload, unique_key="one"),
+        await submit(api, type="echo", payload={}, unique_key="one"),
+    ]
+    address = answers[0].headers["Location"]
+    answers += [
+        await api.get(address),
+        await api.patch(address, json={"payload": payload | {"password": "canary-2"}}),
+    ]
+    assert [answer.status_code for answer in answers] == [202, 202, 200, 200, 200]
+    assert all(answer.json()["payload"] == shown for answer in answers)
+    assert [job["payload"] for job in (await api.get(JOBS)).json()["items"]] == [shown]
+    row = await jobs.row(UUID(answers[0].json()["id"]))
+    assert json.loads(row["payload"]) == {"to": "ada", "password": "canary-2"}
+
+    # Who writes back what was read would lose the secret.
+    for refused in (
+        await api.patch(address, json={"payload": shown}),
+        await submit(api, type="mail", payload=shown),
+    ):
+        assert refused.status_code == 422
+        assert [error["pointer"] for error in refused.json()["errors"]] == ["/payload/password"]

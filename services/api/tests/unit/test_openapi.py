@@ -66,9 +66,9 @@ def test_an_operation_tells_its_problems(method: str, path: str, operation: dict
         expected |= {"400", "413", "415", "422"}
         assert operation["requestBody"]["required"]
     assert expected <= statuses
-    for status, response in operation["responses"].items():
+    for status, documented in operation["responses"].items():
         if status >= "400":
-            response = resolved(response)
+            response = resolved(documented)
             assert list(response["content"]) == ["application/problem+json"]
             assert has_example(response["content"]["application/problem+json"])
 

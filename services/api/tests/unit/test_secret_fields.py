@@ -1,0 +1,111 @@
+"""What a schema marks secret, wherever it says so."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+from taskflow.log_setup import REDACTED
+from taskflow_api.secret_fields import NO_SECRETS, SecretFields
+
+SECRET = {"type": "string", "writeOnly": True}
+
+
+class Account(BaseModel):
+    user: str
+    password: SecretStr
+
+
+class Letter(BaseModel):
+    to: str
+    smtp: Account | None = None
+    others: list[Account] = []
+    headers: dict[str, SecretStr] = {}
+
+
+def test_what_pydantic_calls_secret_is_hidden() -> None:
+    payload = {
+        "to": "ada",
+        "smtp": {"user": "u", "password": "canary"},
+        "others": [{"user": "v", "password": "canary"}],
+        "headers": {"a": "canary", "b": "canary"},
+    }
+    secrets = SecretFields(Letter.model_json_schema())
+    assert secrets.hidden_in(payload) == {
+        "to": "ada",
+        "smtp": {"user": "u", "password": REDACTED},
+        "others": [{"user": "v", "password": REDACTED}],
+        "headers": {"a": REDACTED, "b": REDACTED},
+    }
+    assert payload["headers"] == {"a": "canary", "b": "canary"}
+    assert secrets.hidden_in({"to": "ada", "smtp": None}) == {"to": "ada", "smtp": None}
+
+
+@pytest.mark.parametrize(
+    ("schema", "payload", "shown"),
+    [
+        (
+            {"properties": {"p": {"format": "password"}}},
+            {"p": "x", "q": "y"},
+            {"p": REDACTED, "q": "y"},
+        ),
+        ({"properties": {"p": SECRET}}, {"p": {"deep": ["x"]}}, {"p": REDACTED}),
+        ({"properties": {"p": {"writeOnly": False}}}, {"p": "x"}, {"p": "x"}),
+        (
+            {"properties": {"writeOnly": {"type": "boolean"}}},
+            {"writeOnly": True},
+            {"writeOnly": True},
+        ),
+        (
+            {"additionalProperties": SECRET, "properties": {"a": {}}},
+            {"a": 1, "b": 2},
+            {"a": 1, "b": REDACTED},
+        ),
+        ({"patternProperties": {"^x-": SECRET}}, {"x-a": 1}, {"x-a": REDACTED}),
+        ({"properties": {"l": {"items": SECRET}}}, {"l": ["x", "y"]}, {"l": [REDACTED, REDACTED]}),
+        (
+            {"properties": {"l": {"prefixItems": [{}, SECRET]}}},
+            {"l": [1, 2, 3]},
+            {"l": [1, REDACTED, 3]},
+        ),
+        ({"anyOf": [{"properties": {"p": SECRET}}, {}]}, {"p": "x"}, {"p": REDACTED}),
+        (
+            {"allOf": [{"oneOf": [{"if": {}, "then": {"properties": {"p": SECRET}}}]}]},
+            {"p": 1},
+            {"p": REDACTED},
+        ),
+        (
+            {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"properties": {"p": SECRET}}}},
+            {"p": 1},
+            {"p": REDACTED},
+        ),
+        (
+            {"properties": {"p": SECRET, "next": {"$ref": "#"}}},
+            {"next": {"next": {"p": 1}}},
+            {"next": {"next": {"p": REDACTED}}},
+        ),
+        ({"$ref": "#", "properties": {"p": SECRET}}, {"p": 1}, {"p": REDACTED}),
+        ({"writeOnly": True}, {"a": 1, "b": {"c": 2}}, {"a": REDACTED, "b": REDACTED}),
+        ({"properties": {"p": {"$ref": "https://elsewhere/x"}, "q": SECRET}}, {"p": 1}, {"p": 1}),
+        ({"properties": {"p": SECRET}}, {"p": None}, {"p": None}),
+        ({"properties": {"~/": SECRET}}, {"~/": 1}, {"~/": REDACTED}),
+        (
+            {"properties": True, "items": 5, "anyOf": {}, "q": [{"format": "password"}]},
+            {"p": 1},
+            {"p": 1},
+        ),
+    ],
+)
+def test_wherever_a_schema_says_so(
+    schema: dict[str, Any], payload: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    assert SecretFields(schema).hidden_in(payload) == shown
+
+
+def test_a_mark_is_no_value() -> None:
+    secrets = SecretFields({"properties": {"a/b": SECRET, "note": {"type": "string"}}})
+    assert secrets.problems_of({"a/b": "x", "note": REDACTED}) == []
+    ((pointer, detail),) = secrets.problems_of({"a/b": REDACTED})
+    assert pointer == "/payload/a~1b"
+    assert "isn't shown" in detail
+    assert NO_SECRETS.problems_of({"a/b": REDACTED}) == []
