@@ -24,6 +24,12 @@ MAX_HEAD_BYTES = 64 * 1024
 
 MAX_HEADERS = 100
 
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Of a body that goes on after its answer: up to here a client may notice that it has one."""
+
+STALL_SECONDS = 60.0
+"""How long a client may leave unread what fills the buffers."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -31,7 +37,7 @@ class Protocol(HttpToolsProtocol):
     """HTTP/1.1 whose heads are bounded, in bytes and time, and whose refusals are problems.
 
     So is what follows a head and is no body: trailers, and the rest of a request that was answered
-    before it had come whole.
+    before it had come whole. Who doesn't read an answer is cut off.
     """
 
     _draining = False
@@ -39,7 +45,9 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _steps = 0
     _stepless_bytes = 0
+    _unread_bytes = 0
     _limit: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _refusal: tuple[ProblemKind, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,6 +58,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._end_limit()
+        self._end_stall()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +82,7 @@ class Protocol(HttpToolsProtocol):
         self._steps += 1
         self._in_head = True
         self._head_bytes = 0
+        self._unread_bytes = 0
         self._limit_time()
 
     def on_url(self, url: bytes) -> None:
@@ -109,6 +119,10 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body on."""
         self._steps += 1
+        if self.cycle.response_complete:
+            self._unread_bytes += len(body)
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self.transport.close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -120,6 +134,17 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+    def pause_writing(self) -> None:
+        """Wait for a client that doesn't read, but not for ever."""
+        super().pause_writing()
+        self._end_stall()
+        self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the client reads."""
+        self._end_stall()
+        super().resume_writing()
 
     def drain(self) -> None:
         """Close with the answer to the request under way, or to the next one.
@@ -155,6 +180,11 @@ class Protocol(HttpToolsProtocol):
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _refuse(self, kind: ProblemKind, detail: str) -> None:
         if not self._may_answer:

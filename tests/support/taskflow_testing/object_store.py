@@ -53,6 +53,16 @@ def keys_in(bucket: TestBucket) -> list[str]:
     return [item.object_name for item in listed if item.object_name is not None]
 
 
+def objects_in(bucket: TestBucket) -> dict[str, bytes]:
+    """The content of all its objects, by their keys."""
+    client = _client(bucket)
+    found = {}
+    for key in keys_in(bucket):
+        with client.get_object(bucket_name=bucket.bucket, object_name=key) as answer:
+            found[key] = answer.read()
+    return found
+
+
 def _client(bucket: TestBucket) -> Minio:
     parts = urlsplit(bucket.endpoint)
     return Minio(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
@@ -26,6 +26,8 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
         await Request(scope, receive).body()
         names = [name.decode() for name, _ in scope["headers"]]
         await PlainTextResponse(" ".join([*names, "hello"]))(scope, receive, send)
+    elif scope["path"] == "/endless":
+        await StreamingResponse(b"x" * 65_536 for _ in range(10_000))(scope, receive, send)
     else:
         await PlainTextResponse("hello")(scope, receive, send)
 
@@ -298,3 +300,30 @@ async def test_a_request_that_comes_whole_after_its_answer_makes_room_for_the_ne
             await asyncio.wait_for(reader.read(1), 0.4)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_who_reads_nothing_of_an_answer_is_cut_off(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_api.protocol.STALL_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    # What is sent from here on meets nobody, as soon as the server has given up.
+    with pytest.raises(ConnectionError):
+        await write_on(writer)
+    writer.close()
+
+
+async def write_on(writer: asyncio.StreamWriter) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+
+async def test_a_body_without_an_end_ends_with_its_answer(port: int) -> None:
+    endless = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999\r\n\r\n"
+    answer = await exchange(port, endless + b"x", *[b"x" * 100_000] * 30)
+    assert answer == b"(cut off)" or b"200 OK" in answer
