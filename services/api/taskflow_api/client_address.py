@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import Any, cast
 
@@ -23,6 +23,9 @@ _PAIR = r'\s*[A-Za-z]+\s*=\s*(?:"[^"\\]*"|[^\s",;=]+)\s*'
 _ELEMENT = re.compile(rf"{_PAIR}(?:;{_PAIR})*")
 _FORWARDED = re.compile(rf"{_PAIR}(?:[;,]{_PAIR})*")
 _NAMED = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s",;=]+))')
+
+_NARROW_BITS = {4: 32, 6: 64}
+_WIDE_BITS = {4: 16, 6: 32}
 
 Address = IPv4Address | IPv6Address
 
@@ -69,12 +72,16 @@ def client_address(scope: Scope) -> str:
     return client.address if client else UNKNOWN
 
 
-def limit_key(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that an IPv6 host chooses within."""
+def limit_key(address: str, *, is_wide: bool = False) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that an IPv6 host chooses within.
+
+    `is_wide`: its /16, or the /32 that is a provider's.
+    """
     parsed = _parse(address)
-    if isinstance(parsed, IPv6Address):
-        return str(IPv6Address(int(parsed) >> 64 << 64)) + "/64"
-    return address
+    if parsed is None:
+        return address
+    bits = _WIDE_BITS if is_wide else _NARROW_BITS
+    return str(ip_network((parsed, bits[parsed.version]), strict=False))
 
 
 def contains(networks: Sequence[Network], address: Address | str) -> bool:

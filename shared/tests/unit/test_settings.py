@@ -122,6 +122,42 @@ def test_an_address_in_any_form_that_its_client_takes_stands(
     assert address.get_secret_value() == value
 
 
+def test_networks_are_a_list_and_none_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKFLOW_TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32")
+    monkeypatch.setenv("TASKFLOW_UNLIMITED_ADDRESSES", "none")
+    settings = load_settings(ApiSettings)
+    assert [str(network) for network in settings.trusted_proxies] == [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "2001:db8::/32",
+    ]
+    assert settings.unlimited_addresses == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TASKFLOW_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("TASKFLOW_TRUSTED_PROXIES", "proxy.example.com"),
+        ("TASKFLOW_TRUSTED_PROXIES", "10.0.0.0/8,"),
+        ("TASKFLOW_FORWARDED_HEADER", "X-Real-IP"),
+        ("TASKFLOW_ALLOWED_HOSTS", "*"),
+        ("TASKFLOW_ALLOWED_HOSTS", "https://example.com"),
+        ("TASKFLOW_CORS_ORIGINS", "*"),
+        ("TASKFLOW_CORS_ORIGINS", "https://example.com/"),
+        ("TASKFLOW_ADDRESS_LIMIT_SECONDS", "0"),
+    ],
+)
+def test_a_door_that_would_not_close_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(ApiSettings)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_setting_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TASKFLOW_DATABASE_URL")
     with pytest.raises(ConfigurationError, match=r"TASKFLOW_DATABASE_URL: is not set.*make up"):

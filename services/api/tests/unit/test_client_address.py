@@ -106,5 +106,7 @@ def test_the_scheme_is_the_proxys_to_say(peer: str, proto: str, scheme: str) -> 
 
 def test_who_owns_a_network_of_ipv6_is_one_client() -> None:
     assert limit_key("2001:db9::1:2:3:4") == limit_key("2001:db9::1") == "2001:db9::/64"
-    assert limit_key("198.51.100.1") == "198.51.100.1"
+    assert limit_key("198.51.100.1") == "198.51.100.1/32"
+    assert limit_key("198.51.100.1", is_wide=True) == "198.51.0.0/16"
+    assert limit_key("2001:db9:1:2::3", is_wide=True) == "2001:db9::/32"
     assert limit_key(UNKNOWN) == UNKNOWN

@@ -120,6 +120,19 @@ async def test_behind_a_proxy_each_client_has_a_limit_of_its_own() -> None:
         assert await ask("2001:db9::3:3") == 429
 
 
+async def test_a_flood_from_everywhere_is_counted_by_networks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskflow_api.middleware.address_limit.MAX_COUNTERS", 5)
+    settings = {"address_limit_requests": 2, "trusted_proxies": "10.0.0.1"}
+    async with door(peer="10.0.0.1", **settings) as api:
+        statuses = [
+            (await api.get("/healthz", headers={"X-Forwarded-For": f"198.51.100.{n}"})).status_code
+            for n in range(20)
+        ]
+    assert statuses == [200] * 8 + [429] * 12
+
+
 @pytest.mark.parametrize(
     ("peer", "changes"),
     [
