@@ -12,10 +12,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from taskflow.db.tenants import DEFAULT_TENANT_ID
 from taskflow_api.problems import NOT_AUTHENTICATED, ProblemError
-
-DEFAULT_TENANT_ID = UUID("00000000-0000-7000-8000-000000000001")
-"""The tenant that the key from the settings belongs to."""
 
 OPEN_PATHS = frozenset(
     {

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from taskflow.broker.connection import Broker
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.db.schema_version import check_schema
 from taskflow.errors import SchemaBehind, ServiceUnavailable
 from taskflow.object_store import ObjectStore
-from taskflow_api.database_access import Writes
 
 CHECK_SECONDS = 1.0
 
@@ -55,9 +55,9 @@ class HealthChecks:
     """
 
     def __init__(
-        self, writes: Writes, broker: Broker, redis: Redis, object_store: ObjectStore
+        self, database: Database, broker: Broker, redis: Redis, object_store: ObjectStore
     ) -> None:
-        self._writes = writes
+        self._pool = database
         self._broker = broker
         self._redis = redis
         self._object_store = object_store
@@ -100,8 +100,11 @@ class HealthChecks:
             raise ServiceUnavailable("PostgreSQL", reason) from None
 
     async def _check_database(self) -> None:
-        async with self._writes.connection() as connection:
-            await check_schema(connection)
+        try:
+            async with self._pool.connection() as connection:
+                await check_schema(connection)
+        except (*TRANSIENT_ERRORS, *REFUSALS) as error:
+            raise ServiceUnavailable("PostgreSQL", str(error) or type(error).__name__) from error
 
     async def _check_broker(self) -> None:
         async with self._broker.short_channel():

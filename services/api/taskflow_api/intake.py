@@ -31,7 +31,7 @@ class Defaults:
     secrets: SecretFields = NO_SECRETS
 
 
-async def defaults_for(request: JobRequest, job_types: JobTypes) -> Defaults:
+async def defaults_for(request: JobRequest, job_types: JobTypes, tenant_id: UUID) -> Defaults:
     """Check what depends on more than the request; the defaults of its type.
 
     Raises:
@@ -39,7 +39,7 @@ async def defaults_for(request: JobRequest, job_types: JobTypes) -> Defaults:
         InvalidContent: the payload doesn't fit the type, or the job would expire before it runs.
         ServiceUnavailable: PostgreSQL can't be asked.
     """
-    known = await job_types.check(request.type, request.payload)
+    known = await job_types.check(tenant_id, request.type, request.payload)
     _refuse_early_end(request, datetime.now(UTC))
     return Defaults(known.queue, known.max_attempts, known.timeout_seconds, known.secrets)
 

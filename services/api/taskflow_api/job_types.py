@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
 from typing import Any, Protocol
+from uuid import UUID
 
 import jsonschema_rs
 import structlog
@@ -71,7 +72,7 @@ class JobTypes:
         self._known: dict[str, KnownJobType] = {}
         self._looks: dict[str, asyncio.Task[KnownJobType]] = {}
 
-    async def check(self, name: str, payload: Mapping[str, Any]) -> KnownJobType:
+    async def check(self, tenant_id: UUID, name: str, payload: Mapping[str, Any]) -> KnownJobType:
         """The job type, once the payload is found to fit it.
 
         Raises:
@@ -79,16 +80,16 @@ class JobTypes:
             InvalidContent: the payload doesn't fit.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        known = await self.get(name)
+        known = await self.get(tenant_id, name)
         problems = known.problems_of(payload)
         if problems and _age(known) > RECHECK_SECONDS:
-            known = await self._look(name)
+            known = await self._look(tenant_id, name)
             problems = known.problems_of(payload)
         if problems:
             raise InvalidContent(f"The payload doesn't fit the schema of {name!r}.", problems)
         return known
 
-    async def get(self, name: str) -> KnownJobType:
+    async def get(self, tenant_id: UUID, name: str) -> KnownJobType:
         """The job type; one that is known already also while PostgreSQL is away.
 
         Raises:
@@ -97,31 +98,33 @@ class JobTypes:
         """
         known = self._known.get(name)
         if known is None:
-            return await self._look(name)
+            return await self._look(tenant_id, name)
         if _age(known) <= FRESH_SECONDS:
             return known
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                return await self._look(name)
+                return await self._look(tenant_id, name)
         except (TimeoutError, ServiceUnavailable):
             # A submission has patience of its own, which an end here would leave it no use of.
             return known
 
-    async def secrets_of(self, name: str) -> SecretFields:
+    async def secrets_of(self, tenant_id: UUID, name: str) -> SecretFields:
         """What the payloads of a job type don't show.
 
         Raises:
             ServiceUnavailable: PostgreSQL can't be asked.
         """
         try:
-            return (await self.get(name)).secrets
+            return (await self.get(tenant_id, name)).secrets
         except UnknownJobType:
             return NO_SECRETS
 
-    async def _look(self, name: str) -> KnownJobType:
+    async def _look(self, tenant_id: UUID, name: str) -> KnownJobType:
         look = self._looks.get(name)
         if look is None:
-            look = asyncio.create_task(self._read(name), name="look-at-job-type", context=Context())
+            look = asyncio.create_task(
+                self._read(tenant_id, name), name="look-at-job-type", context=Context()
+            )
             self._looks[name] = look
             look.add_done_callback(lambda done: self._end_look(name, done))
         # Others wait for it too, so the end of one caller must not end it.
@@ -132,8 +135,9 @@ class JobTypes:
         if not look.cancelled():
             look.exception()  # Marks it as seen where every caller has gone.
 
-    async def _read(self, name: str) -> KnownJobType:
-        async with self._reads.connection() as connection:
+    async def _read(self, tenant_id: UUID, name: str) -> KnownJobType:
+        # They belong to nobody, so the answer to one tenant is the answer to all.
+        async with self._reads.connection(tenant_id) as connection:
             row = await get_job_type(connection, name)
         if row is None:
             self._known.pop(name, None)

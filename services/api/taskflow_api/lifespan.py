@@ -1,5 +1,6 @@
 """Everything that lives as long as the process: born here, passed on, closed here."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from taskflow.artifacts import ArtifactStore
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.engine import open_engine
-from taskflow.db.pool import Database, open_database
+from taskflow.db.pool import Database, IntakeDatabase, TenantDatabase, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.object_store import ObjectStore
 from taskflow.relay import Relay
 from taskflow.settings import ApiSettings
@@ -22,12 +24,16 @@ from taskflow_api.auth import ApiKeys
 from taskflow_api.database_access import Reads, Writes
 from taskflow_api.health import CHECK_SECONDS, HealthChecks
 from taskflow_api.job_types import JobTypes
+from taskflow_api.late_commits import LateCommits
 from taskflow_api.log_reader import LogReader
-from taskflow_api.submissions import Submissions
+from taskflow_api.submissions import WRITERS, Submissions
 from taskflow_api.waiting import Waiters
 
 RELAY_STOP_SECONDS = 5.0
 """How long pointers of committed jobs may still be sent once the process stops."""
+
+OWN_POOL_SIZE = 3
+"""Connections for what the API does in nobody's name, beside those of requests."""
 
 _APPLICATION_NAME = "taskflow-api"
 
@@ -37,7 +43,6 @@ class Resources:
     """What routes work with."""
 
     api_keys: ApiKeys
-    database: Database
     reads: Reads
     writes: Writes
     relay: Relay
@@ -68,8 +73,7 @@ def lifespan_of(settings: ApiSettings) -> Lifespan:
 
 async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     """Closed in reverse: submissions drain before the relay, the relay before its servers."""
-    database = await _open_database(settings, stack)
-    writes = Writes(database)
+    own, tenants, intake = await _open_databases(settings, stack)
     reads = await _open_reads(settings, stack)
     object_store = _open_object_store(settings, stack)
     redis = Redis.from_url(
@@ -84,18 +88,19 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     broker.start()
     stack.push_async_callback(broker.close)
     publisher = Publisher(broker, timeout_seconds=settings.amqp_publish_timeout_seconds)
-    relay = Relay(publisher, database)
+    relay = Relay(publisher, own)
     relay.start()
     stack.push_async_callback(relay.stop, RELAY_STOP_SECONDS)
-    submissions = Submissions(database, relay, batch_size=settings.submission_batch_size)
+    submissions = Submissions(
+        intake, tenants, relay, LateCommits(own, relay), batch_size=settings.submission_batch_size
+    )
     stack.push_async_callback(submissions.close)
-    waiters = Waiters(reads)
+    waiters = Waiters(own)
     stack.callback(waiters.close)
     return Resources(
         api_keys=ApiKeys(settings.api_key.get_secret_value()),
-        database=database,
         reads=reads,
-        writes=writes,
+        writes=Writes(tenants),
         relay=relay,
         submissions=submissions,
         job_types=JobTypes(reads),
@@ -103,27 +108,42 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         object_store=object_store,
         artifacts=ArtifactStore(object_store),
         log_reader=LogReader(object_store),
-        health=HealthChecks(writes, broker, redis, object_store),
+        health=HealthChecks(own, broker, redis, object_store),
         worker_lost_after_seconds=settings.worker_lost_after_seconds,
     )
 
 
-async def _open_database(settings: ApiSettings, stack: AsyncExitStack) -> Database:
-    database = await open_database(
+async def _open_databases(
+    settings: ApiSettings, stack: AsyncExitStack
+) -> tuple[Database, TenantDatabase, IntakeDatabase]:
+    own = await _open_database(settings, DatabaseRole.API, OWN_POOL_SIZE)
+    tenants = await _open_database(settings, DatabaseRole.TENANT, settings.database_pool_size)
+    intake = await _open_database(settings, DatabaseRole.INTAKE, WRITERS)
+
+    async def close() -> None:
+        # At once: a silent server keeps each for its whole patience.
+        await asyncio.gather(own.close(), tenants.close(), intake.close())
+
+    stack.push_async_callback(close)
+    return own, TenantDatabase(tenants), IntakeDatabase(intake)
+
+
+async def _open_database(settings: ApiSettings, role: DatabaseRole, pool_size: int) -> Database:
+    return await open_database(
         settings.database_url.get_secret_value(),
+        role=role,
         application_name=_APPLICATION_NAME,
-        pool_size=settings.database_pool_size,
+        pool_size=pool_size,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
     )
-    stack.push_async_callback(database.close)
-    return database
 
 
 async def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
     engine = await stack.enter_async_context(
         open_engine(
             settings.database_url.get_secret_value(),
+            role=DatabaseRole.TENANT,
             pool_size=settings.database_pool_size,
             statement_timeout_seconds=settings.database_statement_timeout_seconds,
             pool_timeout_seconds=settings.database_acquire_timeout_seconds,

@@ -4,6 +4,7 @@ import errno
 import socket
 
 from taskflow.db.pool import open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.db.startup import wait_for_database
 from taskflow.errors import ConfigurationError
 from taskflow.settings import ApiSettings
@@ -60,8 +61,14 @@ async def require_database(settings: ApiSettings) -> None:
         SchemaBehind: migrations are missing.
         ConfigurationError: it refuses us, or is out of reach for too long.
     """
+    for role in (DatabaseRole.API, DatabaseRole.INTAKE, DatabaseRole.TENANT):
+        await _require_database(settings, role)
+
+
+async def _require_database(settings: ApiSettings, role: DatabaseRole) -> None:
     database = await open_database(
         settings.database_url.get_secret_value(),
+        role=role,
         application_name="taskflow-api-start",
         pool_size=1,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,

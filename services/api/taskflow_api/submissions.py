@@ -2,13 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import asyncpg
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
-from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Connection, Database
+from taskflow.db.pool import (
+    REFUSALS,
+    TRANSIENT_ERRORS,
+    Connection,
+    IntakeDatabase,
+    TenantDatabase,
+)
 from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
@@ -42,6 +49,7 @@ _UNANSWERED: tuple[type[BaseException], ...] = (
 _SERVICE = "PostgreSQL"
 
 Written = TypeVar("Written")
+Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 Weighed = tuple[NewJob, int]
 """A job, and the bytes of its request."""
 
@@ -51,10 +59,19 @@ log = structlog.get_logger(__name__)
 class Submissions:
     """Takes new jobs, answers once they are committed, and has their pointers published."""
 
-    def __init__(self, database: Database, relay: Relay, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        intake: IntakeDatabase,
+        database: TenantDatabase,
+        relay: Relay,
+        late_commits: LateCommits,
+        *,
+        batch_size: int,
+    ) -> None:
+        self._intake = intake
         self._database = database
         self._relay = relay
-        self._late_commits = LateCommits(database, relay)
+        self._late_commits = late_commits
         self._batcher: Batcher[Weighed, Answer] = Batcher(
             self._write_batch,
             max_items=batch_size,
@@ -92,7 +109,9 @@ class Submissions:
             IdempotencyKeyReused: the key belongs to another request.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        answer = await self._persist(lambda connection: find_answer(connection, job))
+        answer = await self._persist(
+            self._of_one(job), lambda connection: find_answer(connection, job)
+        )
         return None if answer is None else _accepted(answer)
 
     async def close(self) -> None:
@@ -109,7 +128,11 @@ class Submissions:
         def write(connection: Connection) -> Awaitable[list[Answer]]:
             return submit(connection, jobs, with_pointers=self._relay.ready)
 
-        return await self._commit(jobs, write)
+        tenants = {job.tenant_id for job in jobs}
+        return await self._commit(jobs, lambda: self._intake.connection(tenants), write)
+
+    def _of_one(self, job: NewJob) -> Connect:
+        return lambda: self._database.connection(job.tenant_id)
 
     async def _submit_alone(self, job: NewJob) -> Answer:
         # In a task of its own, so that a caller who leaves can't cut the commit from its pointer.
@@ -127,11 +150,14 @@ class Submissions:
         async def write(connection: Connection) -> list[Answer]:
             return [await submit_alone(connection, job, with_pointers=self._relay.ready)]
 
-        (answer,) = await self._commit([job], write)
+        (answer,) = await self._commit([job], self._of_one(job), write)
         return answer
 
     async def _commit(
-        self, jobs: Sequence[NewJob], write: Callable[[Connection], Awaitable[list[Answer]]]
+        self,
+        jobs: Sequence[NewJob],
+        connect: Connect,
+        write: Callable[[Connection], Awaitable[list[Answer]]],
     ) -> list[Answer]:
         """Write these jobs and have their pointers published, also those committed too late."""
         in_doubt = False
@@ -145,7 +171,7 @@ class Submissions:
                 raise
 
         try:
-            answers = await self._persist(send)
+            answers = await self._persist(connect, send)
         except ServiceUnavailable:
             if in_doubt:
                 self._late_commits.watch(job.id for job in jobs)
@@ -153,14 +179,16 @@ class Submissions:
         self._publish(jobs, answers)
         return answers
 
-    async def _persist(self, write: Callable[[Connection], Awaitable[Written]]) -> Written:
+    async def _persist(
+        self, connect: Connect, write: Callable[[Connection], Awaitable[Written]]
+    ) -> Written:
         """Call `write`, and again with the same ids while PostgreSQL is away."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + RETRY_SECONDS
         failures = 0
         while True:
             try:
-                async with self._database.connection() as connection:
+                async with connect() as connection:
                     return await write(connection)
             except _NOT_NOW as error:
                 failures += 1

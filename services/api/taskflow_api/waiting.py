@@ -8,12 +8,14 @@ from uuid import UUID
 
 import structlog
 
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
-from taskflow.jobs.queries import ended_among
-from taskflow_api.database_access import Reads
+from taskflow.jobs.ends import ended_among
 
 LOOK_EVERY_SECONDS = 0.1
 LOOK_EVERY_SECONDS_WHILE_AWAY = 1.0
+
+_NOT_NOW: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS, ServiceUnavailable)
 
 log = structlog.get_logger(__name__)
 
@@ -21,8 +23,8 @@ log = structlog.get_logger(__name__)
 class Waiters:
     """Those who wait for a job's end; a wait holds no connection."""
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
@@ -55,10 +57,10 @@ class Waiters:
         while self._waiting:
             await asyncio.sleep(pause)
             try:
-                async with self._reads.connection() as connection:
+                async with self._database.connection() as connection:
                     self._wake(await ended_among(connection, list(self._waiting)))
                 pause = LOOK_EVERY_SECONDS
-            except ServiceUnavailable as error:
+            except _NOT_NOW as error:
                 # The waits go on to their own ends.
                 pause = LOOK_EVERY_SECONDS_WHILE_AWAY
                 log.warning("job_ends_not_seen", error=str(error))

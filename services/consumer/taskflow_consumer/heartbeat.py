@@ -21,6 +21,7 @@ from uuid import UUID
 
 import structlog
 
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.attempts import RENEW, SURRENDER
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.workers import BEAT
@@ -65,6 +66,7 @@ class Heartbeat:
         self._settings = {
             "worker_id": str(worker_id),
             "database_url": database_url,
+            "database_role": DatabaseRole.CONSUMER,
             "lease_seconds": lease_seconds,
             "heartbeat_seconds": heartbeat_seconds,
             "parent_pid": os.getpid(),

@@ -73,6 +73,7 @@ class Sibling:
     def __init__(self, settings: dict[str, Any], line: Line, messages: AsyncIterator[Any]) -> None:
         self._worker_id: str = settings["worker_id"]
         self._database_url: str = settings["database_url"]
+        self._database_role: str = settings["database_role"]
         self._lease_seconds: float = settings["lease_seconds"]
         self._beat_every: float = settings["heartbeat_seconds"]
         self._parent_pid: int = settings["parent_pid"]
@@ -246,6 +247,7 @@ class Sibling:
                 # The server's own limit comes first; this one is for a server that is frozen.
                 command_timeout=timeout,
                 server_settings={
+                    "role": self._database_role,
                     "application_name": "taskflow-heartbeat",
                     "statement_timeout": str(int(timeout * 900)),
                 },

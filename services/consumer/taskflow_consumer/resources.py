@@ -9,6 +9,7 @@ import structlog
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.object_store import ObjectStore
 from taskflow.relay import Relay
 from taskflow.settings import ConsumerSettings
@@ -27,6 +28,7 @@ async def database(settings: ConsumerSettings, last_words: LastWords) -> AsyncIt
     """The pool for claims and outcomes."""
     database = await open_database(
         settings.database_url.get_secret_value(),
+        role=DatabaseRole.CONSUMER,
         application_name="taskflow-consumer",
         pool_size=settings.database_pool_size,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,

@@ -9,6 +9,7 @@ import structlog
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.db.startup import is_ready_before
 from taskflow.object_store import ObjectStore
 from taskflow.relay import Relay
@@ -132,6 +133,7 @@ def _loops(
 async def _open_database(settings: SchedulerSettings) -> AsyncIterator[Database]:
     database = await open_database(
         settings.database_url.get_secret_value(),
+        role=DatabaseRole.SCHEDULER,
         application_name="taskflow-scheduler",
         pool_size=settings.database_pool_size,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,

@@ -19,6 +19,7 @@ import asyncpg
 import structlog
 
 from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS
+from taskflow.db.roles import DatabaseRole, connect_as
 
 LOCK_ID = 7_083_912_114_003
 """Arbitrary, the same in every scheduler."""
@@ -153,7 +154,8 @@ class Leadership:
         return bool(await session.fetchval(_OTHERS_ARE_ABLE, self._able_lock_id))
 
     async def _connect(self) -> asyncpg.Connection:
-        return await asyncpg.connect(
+        return await connect_as(
+            DatabaseRole.SCHEDULER,
             self._url,
             timeout=SILENCE_SECONDS,
             command_timeout=SILENCE_SECONDS,

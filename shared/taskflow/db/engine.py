@@ -3,10 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from weakref import WeakSet
 
 import asyncpg
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from taskflow.db.roles import DatabaseRole, connect_as
 
 _DRIVER = "postgresql+asyncpg"
 
@@ -21,6 +26,7 @@ def sqlalchemy_url(database_url: str) -> str:
 async def open_engine(
     database_url: str,
     *,
+    role: DatabaseRole,
     pool_size: int,
     statement_timeout_seconds: float,
     pool_timeout_seconds: float,
@@ -30,7 +36,8 @@ async def open_engine(
 
     async def connect() -> asyncpg.Connection:
         # asyncpg reads the URL, as it does for the writes: SQLAlchemy knows no sslmode.
-        connection = await asyncpg.connect(
+        connection = await connect_as(
+            role,
             database_url,
             timeout=pool_timeout_seconds,
             # The server's own limit comes first; this one is for a server that is frozen.
@@ -50,8 +57,8 @@ async def open_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout_seconds,
-        pool_pre_ping=True,
     )
+    event.listen(engine.sync_engine, "checkout", _pass_over_closed)
     try:
         yield engine
     finally:
@@ -63,3 +70,12 @@ async def open_engine(
             for connection in list(connections):
                 connection.terminate()
             await disposal
+
+
+def _pass_over_closed(connection: Any, *_: object) -> None:
+    """Have a connection that the server has closed replaced, and those as old as it.
+
+    A ping would be a round trip for each read, where this asks asyncpg what it has heard already.
+    """
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError

@@ -1,12 +1,16 @@
 """The asyncpg pool that the writes go through, and which of its errors mean "try again"."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
+from uuid import UUID
 
 import asyncpg
 import structlog
 
+from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
+from taskflow.db.tenants import Session, TenantConnection, begin_for, begin_for_batch
 from taskflow.errors import ServiceUnavailable
 
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
@@ -39,13 +43,14 @@ REFUSALS: tuple[type[BaseException], ...] = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
+    RoleRefused,
 )
-"""PostgreSQL doesn't let us in: a wrong password, a missing database. A process that
+"""PostgreSQL doesn't let us in: a wrong password, a missing database or role. A process that
 starts says so and ends; one that runs goes on asking, for its outcomes are not written yet."""
 
 log = structlog.get_logger(__name__)
 
-Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+Connection = Session | TenantConnection
 
 
 class Database:
@@ -57,7 +62,7 @@ class Database:
         self._releases: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[Session]:
         """One connection in autocommit.
 
         Raises:
@@ -100,6 +105,40 @@ class Database:
             self._pool.terminate()
 
 
+class TenantDatabase:
+    """A pool under the role TENANT: there is no connection of it but in a tenant's name."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def connection(self, tenant_id: UUID) -> AsyncIterator[TenantConnection]:
+        """One connection that sees and writes what belongs to this tenant alone.
+
+        Raises:
+            ServiceUnavailable: as `Database.connection`.
+        """
+        async with self._database.connection() as connection:
+            yield TenantConnection(connection, begin_for(tenant_id))
+
+
+class IntakeDatabase:
+    """A pool under the role INTAKE, for the submissions of several tenants in one statement."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def connection(self, tenants: Collection[UUID]) -> AsyncIterator[TenantConnection]:
+        """One connection that inserts and finds what belongs to these tenants alone.
+
+        Raises:
+            ServiceUnavailable: as `Database.connection`.
+        """
+        async with self._database.connection() as connection:
+            yield TenantConnection(connection, begin_for_batch(tenants))
+
+
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -112,6 +151,7 @@ def _said(error: BaseException) -> str:
 async def open_database(
     database_url: str,
     *,
+    role: DatabaseRole,
     application_name: str,
     pool_size: int,
     statement_timeout_seconds: float,
@@ -120,6 +160,7 @@ async def open_database(
     """A pool that connects when it is first asked, so that a process can start without it."""
     pool = asyncpg.create_pool(
         database_url,
+        connect=partial(connect_as, role),
         min_size=0,
         max_size=pool_size,
         timeout=acquire_timeout_seconds,

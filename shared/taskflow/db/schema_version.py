@@ -3,7 +3,7 @@
 from taskflow.db.pool import Connection
 from taskflow.errors import SchemaBehind
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The newest migration; revisions are zero-padded numbers, so they compare as text."""
 
 
@@ -14,7 +14,10 @@ async def check_schema(connection: Connection) -> None:
         SchemaBehind: migrations are missing.
     """
     # A database ahead of the code is what a rolling upgrade looks like from the old side.
-    table = await connection.fetchval("SELECT to_regclass('alembic_version')")
-    found = table and await connection.fetchval("SELECT version_num FROM alembic_version")
+    # One behind has no roles yet, or they may not read this table of it.
+    readable = await connection.fetchval(
+        "SELECT has_table_privilege(to_regclass('alembic_version'), 'SELECT')"
+    )
+    found = readable and await connection.fetchval("SELECT version_num FROM alembic_version")
     if found is None or found < SCHEMA_REVISION:
         raise SchemaBehind(found, SCHEMA_REVISION)

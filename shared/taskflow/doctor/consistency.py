@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from taskflow.db.pool import Connection
+from taskflow.db.tenants import Session
 from taskflow.doctor.dead_messages import DeadMessage
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen
 from taskflow.doctor.invariants import (
@@ -47,7 +47,7 @@ class Bounds:
 class Sources:
     """Where the evidence comes from; None where a server can't be asked."""
 
-    connection: Connection
+    connection: Session
     object_store: ObjectStore | None
     dead_messages: Sequence[DeadMessage] | None
 
@@ -79,7 +79,7 @@ async def examine_invariants(
     return [_summary(findings, f"{seen}; {objects}"), *_problems(findings)]
 
 
-async def _scope(connection: Connection, bounds: Bounds) -> Scope:
+async def _scope(connection: Session, bounds: Bounds) -> Scope:
     first = EVERY_JOB
     if bounds.newest_jobs:
         oldest_seen: UUID | None = await connection.fetchval(
@@ -145,7 +145,7 @@ def _in_both(first: Finding, second: Finding) -> Finding:
     )
 
 
-async def _seen(connection: Connection, scope: Scope, bounds: Bounds) -> str:
+async def _seen(connection: Session, scope: Scope, bounds: Bounds) -> str:
     count = await connection.fetchval("SELECT count(*) FROM jobs WHERE id >= $1", scope.first_job)
     if scope.first_job == EVERY_JOB:
         return f"all {count} jobs"

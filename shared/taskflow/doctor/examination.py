@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 
 from taskflow.broker.outages import library_cancellations
-from taskflow.db.pool import Connection
+from taskflow.db.tenants import Session
 from taskflow.doctor.broker import BrokerReport, examine_broker, open_broker
 from taskflow.doctor.consistency import Bounds, Sources, examine_invariants
 from taskflow.doctor.diagnosis import Diagnosis, Level, fail, unseen
@@ -88,9 +88,7 @@ async def _examine_broker(amqp_url: str) -> BrokerReport:
         return BrokerReport([fail("RabbitMQ", str(error), what_to_do)])
 
 
-async def _examine_workforce(
-    connection: Connection, settings: DoctorSettings
-) -> Sequence[Diagnosis]:
+async def _examine_workforce(connection: Session, settings: DoctorSettings) -> Sequence[Diagnosis]:
     try:
         alive, lost = await read_workers(
             connection, lost_after_seconds=settings.worker_lost_after_seconds

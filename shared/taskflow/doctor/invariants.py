@@ -17,6 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from taskflow.db.pool import Connection
+from taskflow.db.tenants import Session
 from taskflow.doctor.dead_messages import DeadMessage
 
 RETURNED = 10_000
@@ -133,7 +134,7 @@ def _parse(name: str, sql: str) -> Invariant:
 
 
 async def run(
-    connection: Connection,
+    connection: Session,
     *,
     invariants: Sequence[Invariant] | None = None,
     evidence: Evidence | None = None,

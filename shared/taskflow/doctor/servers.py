@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Connection
+from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS
+from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.schema_version import SCHEMA_REVISION, check_schema
+from taskflow.db.tenants import Session
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen
 from taskflow.errors import ObjectMissing, SchemaBehind, ServiceUnavailable
 from taskflow.object_store import ObjectStore
@@ -23,14 +25,15 @@ DATABASE_ERRORS: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS
 @contextlib.asynccontextmanager
 async def open_connection(
     settings: DatabaseSettings, *, statement_timeout_seconds: float
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[Session]:
     """A connection of the doctor's own, for reading only.
 
     Raises:
         ServiceUnavailable: PostgreSQL doesn't answer or refuses us.
     """
     try:
-        connection = await asyncpg.connect(
+        connection = await connect_as(
+            DatabaseRole.SCHEDULER,
             settings.database_url.get_secret_value(),
             timeout=settings.database_acquire_timeout_seconds,
             # The server's own limit comes first; this one is for a server that is frozen.
@@ -50,7 +53,7 @@ async def open_connection(
         connection.terminate()
 
 
-async def check_database(connection: Connection) -> Diagnosis:
+async def check_database(connection: Session) -> Diagnosis:
     """Whether the tables are those that this code needs."""
     try:
         await check_schema(connection)

@@ -11,10 +11,11 @@ import asyncpg
 from taskflow.db.pool import Connection
 from taskflow.errors import JobStateConflict
 from taskflow.jobs.dependents import resolve_dependents
+from taskflow.jobs.guards import state_list
 from taskflow.jobs.locked_row import lock, pointer_of, record
 from taskflow.jobs.log_index import take_strays
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import TERMINAL, JobEvent, JobState, sources
+from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, sources
 
 _CANCEL = """
 UPDATE jobs
@@ -66,9 +67,9 @@ WHERE id = $1
 RETURNING pointer_at
 """
 
-_LIVE_TWIN = """
+_LIVE_TWIN = f"""
 SELECT id FROM jobs
-WHERE tenant_id = $1 AND unique_key = $2 AND id <> $3 AND state <> ALL($4::job_state[])
+WHERE tenant_id = $1 AND unique_key = $2 AND id <> $3 AND state IN {state_list(LIVE)}
 """
 
 _INCOMPLETE_PARENTS = """
@@ -118,9 +119,7 @@ async def _refuse_if_others_stand_in_the_way(
     connection: Connection, row: Any, state: JobState
 ) -> None:
     if row["unique_key"] is not None:
-        twin = await connection.fetchval(
-            _LIVE_TWIN, row["tenant_id"], row["unique_key"], row["id"], sorted(TERMINAL)
-        )
+        twin = await connection.fetchval(_LIVE_TWIN, row["tenant_id"], row["unique_key"], row["id"])
         if twin is not None:
             raise JobStateConflict(
                 row["id"], state, f"The job {twin} with the same unique_key is alive."

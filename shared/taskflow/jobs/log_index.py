@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
+from taskflow.db.tenants import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ _OBJECT_LOCK = "hashtextextended('taskflow.log_object ' || $1, 0)"
 
 
 @asynccontextmanager
-async def object_locked(connection: Connection, object_key: str) -> AsyncIterator[None]:
+async def object_locked(connection: Session, object_key: str) -> AsyncIterator[None]:
     """Hold off others who would rewrite this object.
 
     The session holds the lock, not a transaction: the server ends those that idle while the object

@@ -1,6 +1,6 @@
 """Every read, composed with SQLAlchemy Core."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,18 +12,16 @@ from sqlalchemy import (
     Select,
     and_,
     any_,
-    bindparam,
     func,
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow.db.models import job_attempts, job_events, job_types, jobs, workers
 from taskflow.errors import JobNotFound
 from taskflow.jobs.cursors import Position
-from taskflow.jobs.states import TERMINAL, JobState, Priority
+from taskflow.jobs.states import JobState, Priority
 from taskflow.jobs.worker_state import WorkerState
 
 
@@ -187,15 +185,6 @@ async def list_events(
     statement = select(job_events).where(job_events.c.job_id == job_id)
     rows = await connection.execute(statement.order_by(job_events.c.id).limit(limit))
     return rows.mappings().all()
-
-
-async def ended_among(connection: AsyncConnection, job_ids: Collection[UUID]) -> set[UUID]:
-    """Which of these jobs have ended (or are gone): one look for all who wait."""
-    # One array, where a list of parameters would be another statement for each length of it.
-    asked = bindparam("job_ids", list(job_ids), type_=ARRAY(jobs.c.id.type))
-    statement = select(jobs.c.id).where(jobs.c.id == any_(asked), jobs.c.state.not_in(TERMINAL))
-    alive = {row.id for row in await connection.execute(statement)}
-    return set(job_ids) - alive
 
 
 def _is_alive(lost_after_seconds: float) -> ColumnElement[bool]:

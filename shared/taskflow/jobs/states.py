@@ -51,6 +51,7 @@ class Priority(StrEnum):
 
 
 TERMINAL = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+LIVE = frozenset(JobState) - TERMINAL
 WAITING = frozenset(
     {JobState.SCHEDULED, JobState.BLOCKED, JobState.QUEUED, JobState.RETRYING},
 )

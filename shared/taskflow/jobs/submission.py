@@ -21,7 +21,7 @@ from taskflow.errors import (
 )
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
-from taskflow.jobs.states import TERMINAL, JobState
+from taskflow.jobs.states import LIVE, TERMINAL, JobState
 
 KEY_LIFETIME = "interval '24 hours'"
 
@@ -208,7 +208,7 @@ def _refused(error: asyncpg.PostgresError) -> InvalidContent:
 
 _LIVE_TWIN = f"""
 SELECT id, state, created_at, run_at, expires_at, NULL AS pointer_at FROM jobs
-WHERE tenant_id = $1 AND unique_key = $2 AND state NOT IN {state_list(TERMINAL)}
+WHERE tenant_id = $1 AND unique_key = $2 AND state IN {state_list(LIVE)}
 """
 
 # The parents' rows stay locked until the child is committed, so none of them ends unseen.

@@ -5,6 +5,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.pool import Database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
 from taskflow_testing.clients import open_pool
@@ -39,7 +40,7 @@ async def connect(clean_database: str) -> AsyncIterator[Connect]:
 @pytest.fixture
 async def database(clean_database: str) -> AsyncIterator[Database]:
     patient = {"statement_timeout_seconds": 5.0, "acquire_timeout_seconds": 5.0}
-    async with open_pool(clean_database, pool_size=2, **patient) as database:
+    async with open_pool(clean_database, DatabaseRole.CONSUMER, pool_size=2, **patient) as database:
         yield database
 
 

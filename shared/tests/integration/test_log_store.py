@@ -12,6 +12,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from taskflow.db.pool import Connection, Database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.commands import cancel, delete
 from taskflow.jobs.erasures import take_due_erasures
 from taskflow.jobs.log_index import (
@@ -38,7 +39,7 @@ async def store(s3: TestBucket) -> AsyncIterator[ObjectStore]:
 
 @pytest.fixture
 async def database(clean_database: str) -> AsyncIterator[Database]:
-    async with open_pool(clean_database, pool_size=10) as database:
+    async with open_pool(clean_database, DatabaseRole.CONSUMER, pool_size=10) as database:
         yield database
 
 
@@ -248,7 +249,7 @@ async def test_the_pool_is_whole_again_when_object_storage_failed(
     async with (
         TcpProxy(s3.endpoint) as proxy,
         open_store(s3, endpoint=proxy.url, timeout_seconds=0.3) as store,
-        open_pool(clean_database, pool_size=1) as database,
+        open_pool(clean_database, DatabaseRole.CONSUMER, pool_size=1) as database,
     ):
         await store.put(key, b"x\n")
         proxy.go_down()

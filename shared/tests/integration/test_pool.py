@@ -10,6 +10,8 @@ from uuid_utils.compat import uuid7
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Connection, Database
+from taskflow.db.roles import DatabaseRole
+from taskflow.db.tenants import DEFAULT_TENANT_ID, Session, TenantConnection, begin_for
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.relay import Dispatch, Relay
@@ -26,11 +28,11 @@ async def proxy(clean_database: str) -> AsyncIterator[TcpProxy]:
 @pytest.fixture
 async def database(proxy: TcpProxy) -> AsyncIterator[Database]:
     impatient = {"statement_timeout_seconds": 0.3, "acquire_timeout_seconds": 0.3}
-    async with open_pool(proxy.url, **impatient) as database:
+    async with open_pool(proxy.url, DatabaseRole.CONSUMER, **impatient) as database:
         yield database
 
 
-Work = Callable[[Connection, asyncio.Event], Awaitable[None]]
+Work = Callable[[Session, asyncio.Event], Awaitable[None]]
 
 
 async def in_autocommit(connection: Connection, silence: asyncio.Event) -> None:
@@ -43,7 +45,12 @@ async def in_a_transaction(connection: Connection, silence: asyncio.Event) -> No
         await in_autocommit(connection, silence)
 
 
-@pytest.mark.parametrize("work", [in_autocommit, in_a_transaction])
+async def in_a_tenants_name(connection: Session, silence: asyncio.Event) -> None:
+    tenant = TenantConnection(connection, begin_for(DEFAULT_TENANT_ID))
+    await in_a_transaction(tenant, silence)
+
+
+@pytest.mark.parametrize("work", [in_autocommit, in_a_transaction, in_a_tenants_name])
 async def test_who_is_cancelled_while_postgresql_is_silent_ends_as_cancelled(
     database: Database, proxy: TcpProxy, work: Work
 ) -> None:

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.db.startup import is_ready_before, wait_for_database
 from taskflow.errors import ConfigurationError, SchemaBehind, ServiceUnavailable
 
@@ -13,6 +14,7 @@ from taskflow.errors import ConfigurationError, SchemaBehind, ServiceUnavailable
 async def opened(url: str) -> Database:
     return await open_database(
         url,
+        role=DatabaseRole.API,
         application_name="test",
         pool_size=1,
         statement_timeout_seconds=5,

@@ -7,6 +7,7 @@ from typing import Any
 
 from taskflow.broker.connection import Broker
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.object_store import ObjectStore
 from taskflow_testing.object_store import TestBucket
 
@@ -33,9 +34,12 @@ async def open_store(
 
 
 @asynccontextmanager
-async def open_pool(database_url: str, **changes: Any) -> AsyncIterator[Database]:
+async def open_pool(
+    database_url: str, role: DatabaseRole, **changes: Any
+) -> AsyncIterator[Database]:
     """A pool of few connections and little patience."""
     settings: dict[str, Any] = {
+        "role": role,
         "application_name": "taskflow-test",
         "pool_size": 3,
         "statement_timeout_seconds": 2.0,

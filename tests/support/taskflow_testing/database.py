@@ -41,7 +41,7 @@ async def drop_database(server_url: str, database_url: str) -> None:
 
 
 async def empty_tables(database_url: str) -> None:
-    """Delete every row but the migrations' own bookkeeping.
+    """Delete every row but those that the migrations wrote.
 
     Raises asyncpg.LockNotAvailableError when an earlier test left a transaction open.
     """
@@ -51,9 +51,11 @@ async def empty_tables(database_url: str) -> None:
         tables = await connection.fetchval(
             """
             SELECT string_agg(format('%I.%I', schemaname, tablename), ', ')
-            FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+            FROM pg_tables
+            WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'tenants')
             """
         )
+        await connection.execute("DELETE FROM tenants WHERE name <> 'default'")
         if tables:
             await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
     finally:

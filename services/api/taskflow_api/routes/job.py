@@ -73,14 +73,14 @@ async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> Row:
         JobNotFound: this tenant has no such job.
         ServiceUnavailable: PostgreSQL can't be asked.
     """
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(tenant_id) as connection:
         return await queries.get_job(connection, tenant_id, job_id)
 
 
 async def read_document(resources: Resources, tenant_id: UUID, job_id: UUID) -> JobDocument:
     """The job as it is now; raises what `read_row` raises."""
     row = await read_row(resources, tenant_id, job_id)
-    return job_document(row, await resources.job_types.secrets_of(row["type"]))
+    return job_document(row, await resources.job_types.secrets_of(tenant_id, row["type"]))
 
 
 async def _wait_for_end(request: Request, waiters: Waiters, job_id: UUID, seconds: int) -> None:
@@ -145,8 +145,8 @@ async def change_job(
     change = await read_body(request, JobPatch)
     if change.payload is not None:
         row = await read_row(resources, caller.tenant_id, job_id)
-        await resources.job_types.check(row["type"], change.payload)
-    async with resources.writes.connection() as connection:
+        await resources.job_types.check(caller.tenant_id, row["type"], change.payload)
+    async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await patching.patch(
             connection, caller.tenant_id, job_id, change, if_version=versions
         )
@@ -171,6 +171,6 @@ async def delete_job(caller: Caller, resources: With, job_id: JobId) -> Response
     Nobody can read it from then on. What it has in the object storage goes within seconds, or as
     soon as that is well again.
     """
-    async with resources.writes.connection() as connection:
+    async with resources.writes.connection(caller.tenant_id) as connection:
         await commands.delete(connection, caller.tenant_id, job_id)
     return Response(status_code=204)

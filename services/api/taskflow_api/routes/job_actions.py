@@ -35,7 +35,7 @@ _PROBLEMS = problem_docs(
 )
 async def cancel_job(caller: Caller, resources: With, job_id: JobId) -> Response:
     """Cancel a waiting job, or ask for the end of a running one; again does no harm."""
-    async with resources.writes.connection() as connection:
+    async with resources.writes.connection(caller.tenant_id) as connection:
         state = await commands.cancel(connection, caller.tenant_id, job_id)
     document = await read_document(resources, caller.tenant_id, job_id)
     return document.response(202 if state is JobState.RUNNING else 200)
@@ -52,7 +52,7 @@ async def cancel_job(caller: Caller, resources: With, job_id: JobId) -> Response
 )
 async def retry_job(caller: Caller, resources: With, job_id: JobId) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
-    async with resources.writes.connection() as connection:
+    async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await commands.retry(connection, caller.tenant_id, job_id)
     resources.relay.send([Dispatch(pointed)])
     return (await read_document(resources, caller.tenant_id, job_id)).response(202)

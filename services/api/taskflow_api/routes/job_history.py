@@ -23,7 +23,7 @@ _PROBLEMS = problem_docs(problems.JOB_NOT_FOUND, problems.INVALID_CONTENT)
 )
 async def list_attempts(caller: Caller, resources: With, job_id: JobId) -> AttemptList:
     """Every run of the job in order, with its worker, times and error."""
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_attempts(connection, caller.tenant_id, job_id)
     return AttemptList(items=[attempt_view(row) for row in rows])
 
@@ -37,6 +37,6 @@ async def list_attempts(caller: Caller, resources: With, job_id: JobId) -> Attem
 )
 async def list_events(caller: Caller, resources: With, job_id: JobId) -> EventList:
     """Every transition of the job in order."""
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_events(connection, caller.tenant_id, job_id)
     return EventList(items=[event_view(row) for row in rows])

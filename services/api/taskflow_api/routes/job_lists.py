@@ -105,12 +105,12 @@ async def list_jobs(
     """
     digest = query.digest(caller.tenant_id)
     after = None if query.cursor is None else cursors.decode(query.cursor, digest)
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         page = await queries.list_jobs(
             connection, caller.tenant_id, query.filter(), after=after, limit=query.limit
         )
     types = {row["type"] for row in page.rows}
-    secrets = {name: await resources.job_types.secrets_of(name) for name in types}
+    secrets = {name: await resources.job_types.secrets_of(caller.tenant_id, name) for name in types}
     following = page.next_position
     return JobPage(
         items=[secrets[row["type"]].shown(job_view(row)) for row in page.rows],
@@ -140,7 +140,7 @@ async def count_jobs(
 ) -> JobStats:
     """How many jobs are in which state: in all, and by queue and type on request."""
     wanted = JobFilter(created_after=query.created_after, created_before=query.created_before)
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         counts = await queries.count_jobs(
             connection,
             caller.tenant_id,

@@ -29,9 +29,9 @@ class SchemaResponse(JSONResponse):
     summary="List the job types",
     responses=problem_docs(),
 )
-async def list_job_types(_caller: Caller, resources: With) -> JobTypeList:
+async def list_job_types(caller: Caller, resources: With) -> JobTypeList:
     """What consumers have registered: the types that a job may have."""
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_job_types(
             connection, lost_after_seconds=resources.worker_lost_after_seconds
         )
@@ -61,12 +61,12 @@ async def list_job_types(_caller: Caller, resources: With) -> JobTypeList:
     response_class=SchemaResponse,
 )
 async def get_job_type_schema(
-    _caller: Caller,
+    caller: Caller,
     resources: With,
     job_type: Annotated[str, Path(pattern=TYPE_PATTERN, examples=["echo"])],
 ) -> SchemaResponse:
     """What a payload of this type must be like."""
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         row = await queries.get_job_type(connection, job_type)
     if row is None:
         raise ProblemError(JOB_TYPE_NOT_FOUND, f"Nothing has registered {job_type!r}.")

@@ -85,7 +85,7 @@ async def get_log(
     """
     form = log_format(request.headers.get("Accept"))
     job = await read_row(resources, caller.tenant_id, job_id)
-    async with resources.writes.connection() as connection:
+    async with resources.writes.connection(caller.tenant_id) as connection:
         chunks = await list_chunks(connection, caller.tenant_id, job_id, attempt=query.attempt)
     if not chunks and query.attempt is not None and query.attempt > job["attempt"]:
         raise ProblemError(

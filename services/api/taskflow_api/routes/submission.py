@@ -70,14 +70,14 @@ async def submit_job(
     wanted = await read_body(request, JobRequest)
     size_bytes = len(await request.body())
     try:
-        defaults = await defaults_for(wanted, resources.job_types)
+        defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
     except (InvalidContent, UnknownJobType):
         # It may have been accepted before its times ran out or its type's schema changed.
         job = new_job(wanted, Defaults(), tenant_id=caller.tenant_id, idempotency_key=key)
         submission = await resources.submissions.find(job) if key else None
         if submission is None:
             raise
-        secrets = await resources.job_types.secrets_of(job.type)
+        secrets = await resources.job_types.secrets_of(caller.tenant_id, job.type)
     else:
         secrets = defaults.secrets
         job = new_job(wanted, defaults, tenant_id=caller.tenant_id, idempotency_key=key)
@@ -99,7 +99,6 @@ async def _answer(
     # A twin that was deleted since is a 404: nothing else that we know of it would be true.
     row = await read_row(resources, job.tenant_id, submission.job_id)
     # The live job may be of another type.
-    document = job_document(
-        row, await resources.job_types.secrets_of(row["type"]), deduplicated=True
-    )
+    secrets = await resources.job_types.secrets_of(job.tenant_id, row["type"])
+    document = job_document(row, secrets, deduplicated=True)
     return Response(document.content, 200, headers, MEDIA_TYPE)

@@ -20,7 +20,7 @@ router = APIRouter(tags=["workers"], prefix="/api/v1/workers")
 )
 async def list_workers(caller: Caller, resources: With) -> WorkerList:
     """Who runs, since when, for which queues and types, and which of your jobs it runs now."""
-    async with resources.reads.connection() as connection:
+    async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_workers(
             connection,
             caller.tenant_id,

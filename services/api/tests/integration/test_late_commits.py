@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.dispatch import FIND_COMMITTED, find_committed
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
@@ -45,17 +46,32 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskflow_api.late_commits.LOOK_SECONDS", 0.1)
 
 
+_HOLD_ID = 7_083_912_114_900  # arbitrary
+
+_HOLD = f"""
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_advisory_xact_lock_shared({_HOLD_ID}); RETURN NULL; END$$;
+CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION hold()
+"""
+
+
 @asynccontextmanager
-async def inserts_held(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """Keep whoever submits in mid-statement."""
-    async with connection.transaction():
-        await connection.execute("LOCK TABLE job_events IN EXCLUSIVE MODE")
-        yield
+async def commits_held(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Keep whoever submits in the middle of the commit."""
+    await connection.execute(_HOLD)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_HOLD_ID})")
+            yield
+    finally:
+        await connection.execute("DROP FUNCTION hold() CASCADE")
 
 
-async def held_inserts(connection: asyncpg.Connection) -> int:
+async def held_commits(connection: asyncpg.Connection) -> int:
     found = await connection.fetchval(
-        "SELECT count(*) FROM pg_locks WHERE relation = 'job_events'::regclass AND NOT granted"
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     return int(found)
 
@@ -112,11 +128,11 @@ async def test_a_commit_that_outlives_its_503_is_published(
     database_url = setting_values["database_url"]
     async with TcpProxy(database_url) as proxy, start(database_url=proxy.url) as api:
         await eventually(lambda: publishes(api, jobs))
-        async with inserts_held(jobs.connection):
+        async with commits_held(jobs.connection):
             post = asyncio.create_task(
                 api.post(JOBS, json={"type": "echo", "queue": queue}, headers=headers)
             )
-            await eventually(lambda: held_inserts(jobs.connection))
+            await eventually(lambda: held_commits(jobs.connection))
             proxy.go_down()
             assert (await post).status_code == 503
             proxy.come_back()
@@ -129,25 +145,25 @@ async def test_a_commit_that_outlives_its_503_is_published(
 
 
 @pytest.mark.usefixtures("hurried")
-async def test_what_a_frozen_server_commits_at_the_thaw_is_published(
+async def test_a_commit_whose_answer_is_kept_back_is_published(
     start: Any, setting_values: dict[str, Any], jobs: Jobs, queue: str
 ) -> None:
     database_url = setting_values["database_url"]
-    # One connection, which knows the statement already: it is on its way when the time is over.
     patience = {
-        "database_pool_size": 1,
         "database_acquire_timeout_seconds": 0.5,
         "database_statement_timeout_seconds": 0.5,
     }
     async with TcpProxy(database_url) as proxy, start(database_url=proxy.url, **patience) as api:
         await eventually(lambda: publishes(api, jobs))
-        proxy.freeze()
-        answer = await api.post(JOBS, json={"type": "echo", "queue": queue})
-        assert answer.status_code == 503
-        proxy.thaw()
+        async with commits_held(jobs.connection):
+            post = asyncio.create_task(api.post(JOBS, json={"type": "echo", "queue": queue}))
+            await eventually(lambda: held_commits(jobs.connection))
+            proxy.freeze()
         job_id = await eventually(
             lambda: jobs.connection.fetchval("SELECT id FROM jobs WHERE queue = $1", queue)
         )
+        assert (await post).status_code == 503
+        proxy.thaw()
         assert await messages_in(setting_values["amqp_url"], queue) == [str(job_id)]
 
 
@@ -157,7 +173,7 @@ async def late_commits(
 ) -> AsyncIterator[LateCommits]:
     monkeypatch.setattr("taskflow_api.late_commits.LOOK_SECONDS", 0.01)
     broker = Broker(amqp_url, name="taskflow-test")
-    async with open_pool(setting_values["database_url"]) as database:
+    async with open_pool(setting_values["database_url"], DatabaseRole.API) as database:
         late_commits = LateCommits(
             database, Relay(Publisher(broker, timeout_seconds=1.0), database)
         )

@@ -258,6 +258,16 @@ async def test_who_asks_for_health_at_once_shares_an_answer(api: httpx.AsyncClie
     assert {probe.status_code for probe in probes} == {200}
 
 
+@pytest.mark.parametrize("url", ["/readyz", "/api/v1/health"])
+async def test_a_connection_that_is_lost_under_a_check_is_the_servers_fault(
+    start: Any, clean_database: str, url: str
+) -> None:
+    async with TcpProxy(clean_database) as proxy, start(database_url=proxy.url) as api:
+        assert (await api.get(url)).status_code == 200
+        proxy.answer_limit_bytes = 0
+        check_unavailable(await api.get(url))
+
+
 async def test_frozen_servers_do_not_hold_the_health_check(
     start: Any, clean_database: str, amqp_url: str, redis_url: str, s3: Any
 ) -> None:

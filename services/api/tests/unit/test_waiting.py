@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from taskflow.db.pool import Database
 from taskflow_api import waiting
-from taskflow_api.database_access import Reads
 from taskflow_api.waiting import Waiters
 
 
@@ -19,7 +19,7 @@ class NoConnection:
         return None
 
 
-class NoReads(Reads):
+class NoDatabase(Database):
     """Connections that are never used."""
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ async def test_a_look_that_breaks_is_not_the_last(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(waiting, "ended_among", ended_among)
     monkeypatch.setattr(waiting, "LOOK_EVERY_SECONDS_WHILE_AWAY", 0.01)
     async with asyncio.timeout(5):
-        await Waiters(NoReads()).wait(uuid4(), 60)
+        await Waiters(NoDatabase()).wait(uuid4(), 60)
     assert looks == 2
 
 
 async def test_nobody_waits_for_a_process_that_stops() -> None:
-    waiters = Waiters(NoReads())
+    waiters = Waiters(NoDatabase())
     waiters.close()
     async with asyncio.timeout(5):
         await waiters.wait(uuid4(), 60)

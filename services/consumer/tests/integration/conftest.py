@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
+from taskflow.db.roles import DatabaseRole
 from taskflow_testing.clients import open_pool, open_store
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
@@ -31,7 +32,7 @@ async def setup(clean_database: str, s3: TestBucket) -> AsyncIterator[Setup]:
 async def shippers(setup: Setup, s3: TestBucket) -> AsyncIterator[Shippers]:
     async with (
         open_store(s3, endpoint=setup.s3.url, timeout_seconds=1.0) as store,
-        open_pool(setup.database.url) as database,
+        open_pool(setup.database.url, DatabaseRole.CONSUMER) as database,
     ):
         shippers = Shippers(store, database)
         yield shippers

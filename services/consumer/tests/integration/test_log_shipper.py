@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.commands import delete
 from taskflow.jobs.erasures import take_due_erasures
 from taskflow.jobs.finishing import finish
@@ -455,7 +456,7 @@ async def test_drain_gives_up_in_time_and_tells_what_is_lost(
 async def test_a_shipper_that_was_never_started_drains_at_once(
     setup: Setup, shippers: Shippers
 ) -> None:
-    async with open_pool(setup.database.url) as database:
+    async with open_pool(setup.database.url, DatabaseRole.CONSUMER) as database:
         shipper = LogShipper(
             setup.store,
             database,

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
+from taskflow.db.roles import DatabaseRole
 from taskflow.sdk.context import AttemptLog
 from taskflow_consumer import log_spooler
 from taskflow_consumer.log_backlog import Lines, Stretch
@@ -146,7 +147,10 @@ async def test_the_spool_of_a_process_that_lives_is_left_alone_until_it_ends(
     living = shippers.start(flush_seconds=0.1, spool=spool(tmp_path))
     log = living.open(job)
     messages = await write_in_turns(log, tmp_path, 2)
-    async with open_store(s3) as store, open_pool(clean_database) as database:
+    async with (
+        open_store(s3) as store,
+        open_pool(clean_database, DatabaseRole.CONSUMER) as database,
+    ):
         neighbour = LogShipper(
             store,
             database,

@@ -5,6 +5,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import completed
 from taskflow.sdk.errors import JobStopped
@@ -23,6 +24,7 @@ async def proxy(clean_database: str) -> AsyncIterator[TcpProxy]:
 async def database(proxy: TcpProxy) -> AsyncIterator[Database]:
     database = await open_database(
         proxy.url,
+        role=DatabaseRole.CONSUMER,
         application_name="test",
         pool_size=2,
         statement_timeout_seconds=2,

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from taskflow.db.pool import Database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import Recorded
 from taskflow.jobs.outcomes import completed
@@ -33,7 +34,7 @@ class SentNowhere(Relay):
 
 @pytest.fixture
 async def database(clean_database: str) -> AsyncIterator[Database]:
-    async with open_pool(clean_database) as database:
+    async with open_pool(clean_database, DatabaseRole.CONSUMER) as database:
         yield database
 
 

@@ -21,6 +21,7 @@ from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
@@ -103,6 +104,7 @@ Start = Callable[..., Awaitable[House]]
 async def database(clean_database: str) -> AsyncIterator[Database]:
     database = await open_database(
         clean_database,
+        role=DatabaseRole.CONSUMER,
         application_name="test",
         pool_size=4,
         statement_timeout_seconds=5,

@@ -7,6 +7,7 @@ import pytest
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
+from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
 from taskflow.relay import Relay
@@ -24,7 +25,9 @@ async def jobs(clean_database: str) -> AsyncIterator[Jobs]:
 @pytest.fixture
 async def database(clean_database: str) -> AsyncIterator[Database]:
     patient = {"statement_timeout_seconds": 10.0, "acquire_timeout_seconds": 5.0}
-    async with open_pool(clean_database, pool_size=5, **patient) as database:
+    async with open_pool(
+        clean_database, DatabaseRole.SCHEDULER, pool_size=5, **patient
+    ) as database:
         yield database
 
 

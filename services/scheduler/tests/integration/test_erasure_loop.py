@@ -9,6 +9,7 @@ import pytest
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.db.pool import Database
+from taskflow.db.roles import DatabaseRole
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.commands import delete
 from taskflow.jobs.erasures import PendingErasure
@@ -132,7 +133,9 @@ async def test_an_erasure_outlasts_the_limit_for_idle_transactions(
     async with (
         TcpProxy(s3.endpoint) as proxy,
         open_store(s3, endpoint=proxy.url) as slow,
-        open_pool(clean_database, statement_timeout_seconds=0.3) as database,
+        open_pool(
+            clean_database, DatabaseRole.SCHEDULER, statement_timeout_seconds=0.3
+        ) as database,
     ):
         proxy.answer_delay_seconds = 0.5
         loop = EraseObjects(database, slow)

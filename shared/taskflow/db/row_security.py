@@ -1,0 +1,54 @@
+"""Row-level security for a table, as a migration says it.
+
+Migrations that have run are history: what they call here must go on meaning the same.
+"""
+
+from collections.abc import Iterable
+
+from taskflow.db.roles import DatabaseRole
+
+# Read once a statement. One tenant is compared with `=`, which the planner merges with the query's
+# own `tenant_id = $1`: it has the plan that it would have without the policy. A setting is an
+# empty text once a transaction that set it has ended.
+_TENANT = "(SELECT nullif(current_setting('taskflow.tenant', true), '')::uuid)"
+_TENANTS = "((SELECT nullif(current_setting('taskflow.tenants', true), '')::uuid[])::uuid[])"
+
+
+def isolate(
+    table: str,
+    *,
+    column: str = "tenant_id",
+    services: Iterable[DatabaseRole],
+    intake: bool = False,
+) -> list[str]:
+    """The statements by which a table's rows are their tenants' alone.
+
+    `services` see every row, as far as they are granted anything; `intake`: batches of submissions
+    write it. Nobody else sees any row, the table's owner included.
+    """
+    statements = [
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        _policy(table, "tenants_own", DatabaseRole.TENANT, f"{column} = {_TENANT}"),
+    ]
+    if intake:
+        own = f"{column} = ANY ({_TENANTS})"
+        statements.append(_policy(table, "intake_own", DatabaseRole.INTAKE, own))
+    if names := ", ".join(services):
+        statements.append(_policy(table, "services_all", names, "true"))
+    return statements
+
+
+def _policy(table: str, name: str, roles: str, rows: str) -> str:
+    return f"CREATE POLICY {name} ON {table} TO {roles} USING ({rows}) WITH CHECK ({rows})"
+
+
+def expose(table: str) -> list[str]:
+    """The statements that take `isolate` back."""
+    return [
+        f"DROP POLICY tenants_own ON {table}",
+        f"DROP POLICY IF EXISTS intake_own ON {table}",
+        f"DROP POLICY IF EXISTS services_all ON {table}",
+        f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
+    ]
