@@ -21,6 +21,9 @@ def _random_text(length: int) -> str:
 _GENERATORS: Mapping[str, Callable[[], str]] = {
     "TASKFLOW_API_KEY": lambda: api_key.generate().text,
     "TASKFLOW_POSTGRES_PASSWORD": lambda: _random_text(32),
+    "TASKFLOW_POSTGRES_API_PASSWORD": lambda: _random_text(32),
+    "TASKFLOW_POSTGRES_CONSUMER_PASSWORD": lambda: _random_text(32),
+    "TASKFLOW_POSTGRES_SCHEDULER_PASSWORD": lambda: _random_text(32),
     "TASKFLOW_RABBITMQ_PASSWORD": lambda: _random_text(32),
     "TASKFLOW_REDIS_PASSWORD": lambda: _random_text(32),
     "TASKFLOW_S3_ACCESS_KEY": lambda: _random_text(20),

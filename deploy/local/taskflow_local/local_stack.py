@@ -1,10 +1,12 @@
 """The stack of `make up`: which servers and services, with which settings."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taskflow.db.roles import DatabaseRole
 from taskflow_local.component import Component
-from taskflow_local.ports import Port
-from taskflow_local.postgres import Postgres
+from taskflow_local.ports import LOOPBACK, Port
+from taskflow_local.postgres import Login, Postgres
 from taskflow_local.rabbitmq import RabbitMQ
 from taskflow_local.redis import Redis
 from taskflow_local.s3 import S3
@@ -16,6 +18,11 @@ API_GRACE_SECONDS = 30
 """What the API takes to end at worst: for requests under way, then for its pointers."""
 
 _USER = "taskflow"
+_ROLES: Mapping[str, Sequence[DatabaseRole]] = {
+    "api": (DatabaseRole.TENANT, DatabaseRole.INTAKE, DatabaseRole.API),
+    "consumer": (DatabaseRole.CONSUMER,),
+    "scheduler": (DatabaseRole.SCHEDULER,),
+}
 
 
 def stack_directory(checkout: Path) -> Path:
@@ -29,6 +36,19 @@ def build_stack(checkout: Path, settings: StackSettings) -> Stack:
     return Stack(directory, _servers(directory, settings), _services(checkout, settings))
 
 
+def logins(settings: StackSettings) -> dict[str, Login]:
+    """Each service's own way into PostgreSQL."""
+    passwords = {
+        "api": settings.postgres_api_password,
+        "consumer": settings.postgres_consumer_password,
+        "scheduler": settings.postgres_scheduler_password,
+    }
+    return {
+        service: Login(f"{_USER}_{service}_login", passwords[service], roles)
+        for service, roles in _ROLES.items()
+    }
+
+
 def _servers(directory: Path, settings: StackSettings) -> list[Component]:
     return [
         Postgres(
@@ -37,6 +57,7 @@ def _servers(directory: Path, settings: StackSettings) -> list[Component]:
             role=_USER,
             password=settings.postgres_password,
             database=_USER,
+            logins=list(logins(settings).values()),
         ),
         RabbitMQ(
             directory / "rabbitmq",
@@ -66,20 +87,44 @@ def _servers(directory: Path, settings: StackSettings) -> list[Component]:
 
 def _services(checkout: Path, settings: StackSettings) -> list[Component]:
     api_port = Port(settings.api_port, "the API", "TASKFLOW_API_PORT")
+    environments = _environments(settings)
     return [
         Service(
             "api",
             "taskflow_api",
             checkout,
             readyz_port=api_port,
+            environment=environments["api"],
             grace_seconds=API_GRACE_SECONDS,
         ),
         Service(
             "consumer",
             "taskflow_consumer",
             checkout,
+            environment=environments["consumer"],
             grace_seconds=settings.shutdown_grace_seconds,
         ),
         # Two, of which an advisory lock elects the one that acts: the other takes over.
-        *(Service(f"scheduler-{number}", "taskflow_scheduler", checkout) for number in (1, 2)),
+        *(
+            Service(
+                f"scheduler-{number}",
+                "taskflow_scheduler",
+                checkout,
+                environment=environments["scheduler"],
+            )
+            for number in (1, 2)
+        ),
     ]
+
+
+def _environments(settings: StackSettings) -> dict[str, dict[str, str]]:
+    """What each service is given beside .env: its own login, where the server is the stack's."""
+
+    def url(user: str, password: str) -> str:
+        return f"postgresql://{user}:{password}@{LOOPBACK}:{settings.postgres_port}/{_USER}"
+
+    is_ours = settings.database_url in {"", url(_USER, settings.postgres_password)}
+    return {
+        service: {"TASKFLOW_DATABASE_URL": url(login.name, login.password)} if is_ours else {}
+        for service, login in logins(settings).items()
+    }

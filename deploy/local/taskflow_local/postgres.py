@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,14 +35,35 @@ _THROWAWAY_SETTINGS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class Login:
+    """A way in for a service, which may take these roles and is nobody by itself."""
+
+    name: str
+    password: str = field(repr=False)
+    roles: Sequence[str]
+
+    def statements(self, owner: str) -> Iterator[str]:
+        """What makes it, its roles and its password; the database's owner may take them too."""
+        yield _make_role(self.name, "LOGIN NOINHERIT")
+        yield f"ALTER ROLE {_name(self.name)} PASSWORD {_text(self.password)}"
+        for role in self.roles:
+            yield _make_role(role, "NOLOGIN")
+            yield f"GRANT {_name(role)} TO {_name(self.name)}, {_name(owner)}"
+
+
+@dataclass(frozen=True)
 class Postgres:
-    """A server with one role and one database; `throwaway` data does not survive a crash."""
+    """A server with one database, its owner and further logins.
+
+    `throwaway` data does not survive a crash.
+    """
 
     directory: Path
     port: int
     role: str
     password: str = field(repr=False)
     database: str
+    logins: Sequence[Login] = ()
     superuser: bool = False
     throwaway: bool = False
     name: str = "postgres"
@@ -53,15 +74,17 @@ class Postgres:
         return [Port(self.port, "PostgreSQL", "TASKFLOW_POSTGRES_PORT")]
 
     def prepare(self) -> None:
-        """Make the data on the first start, and the configuration and the password on each."""
+        """Make the data on the first start; on each the configuration, logins and passwords."""
         self.directory.mkdir(parents=True, exist_ok=True)
         identity = self._identity()
         identity.own(self.directory)
         self._write_config()
         if not self._data.exists():
             self._initialise(identity)
-        change = f"ALTER ROLE {_name(self.role)} PASSWORD {_text(self.password)}"
-        self._run_as_superuser(identity, self._data, [change])
+        changes = [f"ALTER ROLE {_name(self.role)} PASSWORD {_text(self.password)}"]
+        for login in self.logins:
+            changes += login.statements(self.role)
+        self._run_as_superuser(identity, self._data, changes)
 
     def programs(self) -> Sequence[Program]:
         """The postmaster."""
@@ -104,7 +127,8 @@ class Postgres:
             settings |= _THROWAWAY_SETTINGS
         config_file = self.directory / "postgresql.conf"
         config_file.write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        hba_file.write_text(f"host all {_name(self.role)} {LOOPBACK}/32 scram-sha-256\n")
+        # The superuser that initdb makes has no password, so this lets it in no more than others.
+        hba_file.write_text(f"host all all {LOOPBACK}/32 scram-sha-256\n")
         for path in (config_file, hba_file):
             path.chmod(0o644)
 
@@ -156,6 +180,13 @@ def _environment() -> dict[str, str]:
     # PGDATA, PGOPTIONS and the like are meant for another server; messages stay in English.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
     return kept | {"LC_ALL": "C"}
+
+
+def _make_role(name: str, rights: str) -> str:
+    return (
+        f"DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {_text(name)})"
+        f" THEN CREATE ROLE {_name(name)} {rights}; END IF; END$$"
+    )
 
 
 def _name(identifier: str) -> str:

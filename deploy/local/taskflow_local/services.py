@@ -2,8 +2,8 @@
 
 import http.client
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskflow_local.component import Program
@@ -18,12 +18,16 @@ _STAYS_UP_SECONDS = 4
 
 @dataclass(frozen=True)
 class Service:
-    """`python -m <module>` in the checkout, where it reads .env; `readyz_port` if it is HTTP."""
+    """`python -m <module>` in the checkout, where it reads .env; `readyz_port` if it is HTTP.
+
+    `environment` wins over .env.
+    """
 
     name: str
     module: str
     checkout: Path
     readyz_port: Port | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     grace_seconds: float = 0
     start_timeout_seconds: float = 60
 
@@ -41,7 +45,7 @@ class Service:
                 self.name,
                 [sys.executable, "-m", self.module],
                 self.checkout,
-                {"PYTHONUNBUFFERED": "1"},
+                {"PYTHONUNBUFFERED": "1", **self.environment},
                 stays_up_seconds=_STAYS_UP_SECONDS if self.readyz_port is None else 0,
                 stop_wait_seconds=int(self.grace_seconds) + _STOP_MARGIN_SECONDS,
             )

@@ -32,7 +32,11 @@ class StackSettings(BaseModel):
     redis_port: PortNumber
     s3_port: PortNumber
     s3_console_port: PortNumber = 9001
+    database_url: str = Field("", repr=False)
     postgres_password: PlainSecret
+    postgres_api_password: PlainSecret
+    postgres_consumer_password: PlainSecret
+    postgres_scheduler_password: PlainSecret
     rabbitmq_password: PlainSecret
     redis_password: PlainSecret
     s3_access_key: PlainText

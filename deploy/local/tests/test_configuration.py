@@ -12,10 +12,11 @@ import pytest
 from taskflow_local import unprivileged
 from taskflow_local.component import Component, Program
 from taskflow_local.errors import StackError
-from taskflow_local.postgres import Postgres
+from taskflow_local.postgres import Login, Postgres
 from taskflow_local.rabbitmq import RabbitMQ
 from taskflow_local.redis import Redis
 from taskflow_local.s3 import S3
+from taskflow_local.services import Service
 from taskflow_local.supervisor_config import SupervisorFiles, program_sections, render
 
 SECRET = "secret-word"
@@ -83,7 +84,10 @@ def test_redis_saves_what_is_not_thrown_away(tmp_path: Path, throwaway: bool, sa
 
 def test_no_component_shows_its_secret(tmp_path: Path) -> None:
     components: list[Component] = [
-        Postgres(tmp_path, 5001, "someone", SECRET, "something"),
+        Postgres(
+            tmp_path, 5001, "someone", SECRET, "thing", [Login("service", SECRET, ["nobody"])]
+        ),
+        Service("api", "taskflow_api", tmp_path, environment={"URL": SECRET}),
         broker(tmp_path),
         Redis(tmp_path, 5001, SECRET),
         S3(tmp_path, 5001, "key", SECRET, "bucket"),

@@ -1,0 +1,94 @@
+"""Each service's own login: given where the database is the stack's, and fit for its roles."""
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
+from taskflow_local.local_stack import build_stack, logins
+from taskflow_local.ports import LOOPBACK, choose_free
+from taskflow_local.postgres import Postgres
+from taskflow_local.stack import Stack
+from taskflow_local.stack_settings import StackSettings, load_stack_settings
+
+OWN_URL = "postgresql://taskflow:secret@127.0.0.1:5433/taskflow"
+
+
+def settings(**changes: str) -> StackSettings:
+    ports = {
+        name: str(5433 + number)
+        for number, name in enumerate(
+            field for field in StackSettings.model_fields if field.endswith("_port")
+        )
+    }
+    secrets = {
+        name: "secret"
+        for name in StackSettings.model_fields
+        if name.endswith(("_password", "_key", "_bucket"))
+    }
+    values = ports | secrets | {"postgres_port": "5433", "api_port": "6500"} | changes
+    return load_stack_settings({f"TASKFLOW_{k.upper()}": v for k, v in values.items()})
+
+
+def urls(checkout: Path, **changes: str) -> dict[str, str | None]:
+    services = build_stack(checkout, settings(**changes)).services
+    return {
+        program.name: program.environment.get("TASKFLOW_DATABASE_URL")
+        for service in services
+        for program in service.programs()
+    }
+
+
+@pytest.mark.parametrize("database_url", ["", OWN_URL])
+def test_each_service_has_a_login_of_its_own(tmp_path: Path, database_url: str) -> None:
+    own = "postgresql://taskflow_{}_login:secret@127.0.0.1:5433/taskflow"
+    assert urls(tmp_path, database_url=database_url) == {
+        "api": own.format("api"),
+        "consumer": own.format("consumer"),
+        "scheduler-1": own.format("scheduler"),
+        "scheduler-2": own.format("scheduler"),
+    }
+
+
+def test_a_database_elsewhere_is_taken_as_env_says(tmp_path: Path) -> None:
+    found = urls(tmp_path, database_url="postgresql://me:mine@db.example.com/taskflow")
+    assert set(found.values()) == {None}
+
+
+async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path) -> None:
+    (port,) = choose_free(1)
+    server = Postgres(
+        tmp_path / "postgres",
+        port,
+        role="taskflow",
+        password="secret",
+        database="taskflow",
+        logins=list(logins(settings()).values()),
+        throwaway=True,
+    )
+    stack = Stack(tmp_path, [server])
+    stack.start([server])
+    try:
+        for login in server.logins:
+            url = f"postgresql://{login.name}:{login.password}@{LOOPBACK}:{port}/taskflow"
+            for role in DatabaseRole:
+                if role in login.roles:
+                    assert await who_acts(role, url) == role
+                else:
+                    with pytest.raises(RoleRefused):
+                        await who_acts(role, url)
+        owner = f"postgresql://taskflow:secret@{LOOPBACK}:{port}/taskflow"
+        assert {await who_acts(role, owner) for role in DatabaseRole} == set(DatabaseRole)
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(f"postgresql://postgres:x@{LOOPBACK}:{port}/postgres")
+    finally:
+        stack.stop()
+
+
+async def who_acts(role: DatabaseRole, url: str) -> str:
+    session = await connect_as(role, url, server_settings={})
+    try:
+        return str(await session.fetchval("SELECT current_user"))
+    finally:
+        await session.close()
