@@ -45,7 +45,7 @@ async def connect_as(
         Exception: what asyncpg.connect raises.
     """
     try:
-        return await asyncpg.connect(
+        connection: asyncpg.Connection = await asyncpg.connect(
             database_url, server_settings=server_settings | {"role": role.value}, **options
         )
     except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
@@ -53,6 +53,23 @@ async def connect_as(
         if not re.search(rf'role "{role}"', str(error)):
             raise
         raise RoleRefused(_what_mends(role, database_url, error)) from error
+    await _require(role, connection)
+    return connection
+
+
+async def _require(role: DatabaseRole, connection: asyncpg.Connection) -> None:
+    """A pooler may take a role for one of the parameters that it is told to ignore."""
+    try:
+        acts_as = await connection.fetchval("SELECT current_user")
+    except BaseException:
+        connection.terminate()
+        raise
+    if acts_as != role:
+        connection.terminate()
+        raise RoleRefused(
+            f"the session acts as {acts_as}, not as {role}. A pooler in between must pass the"
+            " startup parameter 'role' on."
+        )
 
 
 def _what_mends(role: DatabaseRole, database_url: str, error: asyncpg.PostgresError) -> str:
