@@ -171,8 +171,8 @@ def make_roles() -> None:
         raise refusal(user, missing, ROLES)
     for role in missing:
         op.execute(CREATE_ROLE.format(role=role))
-    for role in foreign_to(bind):
-        op.execute(JOIN_ROLE.format(role=role))
+    for name in foreign_to(bind):
+        op.execute(JOIN_ROLE.format(role=name))
     if foreign := foreign_to(bind):
         raise refusal(user, [], foreign)
 

@@ -1,5 +1,11 @@
 """Each service's own login: given where the database is the stack's, and fit for its roles."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -56,20 +62,26 @@ def test_a_database_elsewhere_is_taken_as_env_says(tmp_path: Path) -> None:
     assert set(found.values()) == {None}
 
 
-async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path) -> None:
+async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkout: Path) -> None:
     (port,) = choose_free(1)
-    server = Postgres(
+    bare = Postgres(
         tmp_path / "postgres",
         port,
         role="taskflow",
         password="secret",
         database="taskflow",
-        logins=list(logins(settings()).values()),
         throwaway=True,
     )
-    stack = Stack(tmp_path, [server])
-    stack.start([server])
-    try:
+    server = replace(bare, logins=list(logins(settings()).values()))
+    owner = f"postgresql://taskflow:secret@{LOOPBACK}:{port}/taskflow"
+    with running(tmp_path, bare):
+        refusal = migrate(checkout, owner)
+    assert refusal.count("\n") == 1
+    for role in DatabaseRole:
+        assert f"CREATE ROLE {role} NOLOGIN;" in refusal
+    assert f'GRANT {", ".join(DatabaseRole)} TO "taskflow";' in refusal
+    with running(tmp_path, server):
+        assert migrate(checkout, owner) == ""
         for login in server.logins:
             url = f"postgresql://{login.name}:{login.password}@{LOOPBACK}:{port}/taskflow"
             for role in DatabaseRole:
@@ -78,12 +90,52 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path) -> None
                 else:
                     with pytest.raises(RoleRefused):
                         await who_acts(role, url)
-        owner = f"postgresql://taskflow:secret@{LOOPBACK}:{port}/taskflow"
+            await has_no_rights_by_itself(url)
         assert {await who_acts(role, owner) for role in DatabaseRole} == set(DatabaseRole)
+        assert await tenants_seen(owner) == 1
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(f"postgresql://postgres:x@{LOOPBACK}:{port}/postgres")
+
+
+@contextmanager
+def running(directory: Path, server: Postgres) -> Iterator[None]:
+    stack = Stack(directory, [server])
+    stack.start([server])
+    try:
+        yield
     finally:
         stack.stop()
+
+
+def migrate(checkout: Path, url: str) -> str:
+    """Bring a database up to date; the errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
+        check=False,
+        cwd=checkout,
+        env=os.environ | {"TASKFLOW_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) is (done.stderr == "")
+    return done.stderr
+
+
+async def has_no_rights_by_itself(url: str) -> None:
+    session = await asyncpg.connect(url)
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await session.fetchval("SELECT count(*) FROM jobs")
+    finally:
+        await session.close()
+
+
+async def tenants_seen(url: str) -> int:
+    session = await asyncpg.connect(url)
+    try:
+        return int(await session.fetchval("SELECT count(*) FROM tenants"))
+    finally:
+        await session.close()
 
 
 async def who_acts(role: DatabaseRole, url: str) -> str:

@@ -18,6 +18,8 @@ async def check_schema(connection: Connection) -> None:
     readable = await connection.fetchval(
         "SELECT has_table_privilege(to_regclass('alembic_version'), 'SELECT')"
     )
-    found = readable and await connection.fetchval("SELECT version_num FROM alembic_version")
+    found = None
+    if readable:
+        found = await connection.fetchval("SELECT version_num FROM alembic_version")
     if found is None or found < SCHEMA_REVISION:
         raise SchemaBehind(found, SCHEMA_REVISION)

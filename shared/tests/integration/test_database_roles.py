@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.models import metadata
-from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
+from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for
 from taskflow_testing.jobs import Jobs
 
@@ -275,26 +275,3 @@ async def test_a_request_writes_nothing_in_anothers_name(
             theirs,
             uuid4(),
         )
-
-
-@pytest.fixture
-async def login(connection: asyncpg.Connection, clean_database: str) -> AsyncIterator[str]:
-    """The address of a login that may take no role."""
-    name = f"tester_{uuid4().hex[:12]}"
-    await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
-    yield re.sub(r"//[^@]*@", f"//{name}:secret@", clean_database)
-    await connection.execute(f"DROP ROLE {name}")
-
-
-async def test_a_login_without_its_role_is_told_what_mends_it(
-    connection: asyncpg.Connection, login: str
-) -> None:
-    with pytest.raises(RoleRefused) as refused:
-        await connect_as(CONSUMER, login, server_settings={})
-    name = login.split("//")[1].split(":", maxsplit=1)[0]
-    mends = f'GRANT taskflow_consumer TO "{name}"'
-    assert mends in str(refused.value)
-    await connection.execute(mends)
-    session = await connect_as(CONSUMER, login, server_settings={})
-    assert await session.fetchval("SELECT current_user") == "taskflow_consumer"
-    await session.close()

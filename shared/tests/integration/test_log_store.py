@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.db.pool import Connection, Database
+from taskflow.db.pool import Database
 from taskflow.db.roles import DatabaseRole
+from taskflow.db.tenants import Session
 from taskflow.jobs.commands import cancel, delete
 from taskflow.jobs.erasures import take_due_erasures
 from taskflow.jobs.log_index import (
@@ -303,7 +304,7 @@ async def test_a_lock_that_comes_along_with_a_cancellation_is_given_back(
 ) -> None:
     async with database.connection() as connection:
         with pytest.raises(asyncio.CancelledError):
-            async with object_locked(cast("Connection", _CutOff(connection)), key):
+            async with object_locked(cast("Session", _CutOff(connection)), key):
                 pass
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
         locks += " (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -51,6 +51,19 @@ async def test_a_database_ahead_of_the_code_is_ready(clean_database: str) -> Non
         await connection.close()
 
 
+async def test_a_schema_from_before_the_roles_is_said(clean_database: str) -> None:
+    connection = await asyncpg.connect(clean_database)
+    await connection.execute("REVOKE SELECT ON alembic_version FROM taskflow_api")
+    try:
+        database = await opened(clean_database)
+        with pytest.raises(SchemaBehind, match="make migrate"):
+            await wait_for_database(database)
+        await database.close()
+    finally:
+        await connection.execute("GRANT SELECT ON alembic_version TO taskflow_api")
+        await connection.close()
+
+
 async def test_a_schema_that_is_behind_is_said(empty_database: str) -> None:
     database = await opened(empty_database)
     with pytest.raises(SchemaBehind, match="make migrate"):

@@ -63,7 +63,7 @@ async def empty_tables(database_url: str) -> None:
 
 
 async def _ensure_template(connection: asyncpg.Connection, server_url: str, root: Path) -> str:
-    template = f"taskflow_template_{_migrations_digest(root / 'migrations')}"
+    template = f"taskflow_template_{_migrations_digest(root)}"
     await connection.execute("SELECT pg_advisory_lock($1)", _TEMPLATE_LOCK)
     try:
         if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", template):
@@ -92,9 +92,10 @@ def _migrate(database_url: str, root: Path) -> None:
         raise MigrationFailed(f"alembic upgrade head failed:\n{done.stdout}{done.stderr}")
 
 
-def _migrations_digest(folder: Path) -> str:
+def _migrations_digest(root: Path) -> str:
     digest = hashlib.sha256()
-    for path in [folder / "env.py", *sorted((folder / "versions").glob("*.py"))]:
+    folder, called = root / "migrations", root / "shared" / "taskflow" / "db" / "row_security.py"
+    for path in [folder / "env.py", called, *sorted((folder / "versions").glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 

@@ -125,6 +125,8 @@ async def held_request(services: Services, jobs: Jobs) -> "asyncio.Task[httpx.Re
 
 async def until_held(connection: asyncpg.Connection) -> None:
     async def waits() -> bool:
+        # A transaction would go on seeing the sessions that it has seen first.
+        await connection.execute("SELECT pg_stat_clear_snapshot()")
         return bool(
             await connection.fetchval(
                 "SELECT count(*) FROM pg_stat_activity"
