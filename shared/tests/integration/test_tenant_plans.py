@@ -1,0 +1,89 @@
+"""Row-level security costs no index: the statements of requests have the plans that they had."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql
+
+from taskflow.db.models import jobs
+from taskflow.db.roles import DatabaseRole, connect_as
+from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for
+from taskflow.jobs import commands, dependents, submission
+from taskflow.jobs.queries import JobFilter
+from taskflow.jobs.states import JobState
+
+# A hundred tenants with 200 jobs each, a few of which have failed, wait for others or have a key.
+_FILL = """
+INSERT INTO jobs (id, tenant_id, type, queue, priority, state, payload, run_at, max_attempts,
+                  attempt_limit, created_at, unique_key, depends_on)
+SELECT gen_random_uuid(), CASE i % 100 WHEN 0 THEN $1 ELSE md5((i % 100)::text)::uuid END,
+       'type' || i % 3, 'q' || i % 3, 'medium',
+       (CASE i % 1000 WHEN 100 THEN 'failed' WHEN 200 THEN 'blocked' WHEN 300 THEN 'queued'
+        ELSE 'completed' END)::job_state,
+       '{}', now(), 4, 4, now() - make_interval(secs => i),
+       CASE i % 1000 WHEN 300 THEN 'key' || i END,
+       CASE i % 1000 WHEN 200 THEN ARRAY[gen_random_uuid()] ELSE '{}'::uuid[] END
+FROM generate_series(1, 20000) AS i
+"""
+
+
+@pytest.fixture
+async def tenant(
+    connection: asyncpg.Connection, clean_database: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """A request's connection to a database with jobs in it."""
+    await connection.execute(_FILL, DEFAULT_TENANT_ID)
+    await connection.execute("ANALYZE jobs")
+    session = await connect_as(DatabaseRole.TENANT, clean_database, server_settings={})
+    await session.execute(begin_for(DEFAULT_TENANT_ID))
+    yield session
+    await session.close()
+
+
+async def plan(session: asyncpg.Connection, statement: str, *values: Any) -> str:
+    return "\n".join(
+        row[0] for row in await session.fetch(f"EXPLAIN (COSTS off) {statement}", *values)
+    )
+
+
+def page(wanted: JobFilter) -> str:
+    statement = (
+        select(jobs)
+        .where(*wanted.clauses(DEFAULT_TENANT_ID))
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(21)
+    )
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (JobFilter(), "ix_jobs_newest"),
+        (JobFilter(types=["type1"]), "ix_jobs_newest"),
+        (JobFilter(queues=["q1"]), "ix_jobs_newest"),
+        (JobFilter(states=[JobState.COMPLETED]), "ix_jobs_newest"),
+        (JobFilter(states=[JobState.FAILED]), "ix_jobs_failed"),
+        (JobFilter(states=[JobState.CANCELLED]), "ix_jobs_ended_badly"),
+    ],
+    ids=["all", "type", "queue", "completed", "failed", "cancelled"],
+)
+async def test_a_page_is_read_in_order(
+    tenant: asyncpg.Connection, wanted: JobFilter, index: str
+) -> None:
+    found = await plan(tenant, page(wanted))
+    assert f"Index Scan Backward using {index} on jobs" in found
+    assert "Sort" not in found
+
+
+async def test_twins_and_children_are_found_by_an_index(tenant: asyncpg.Connection) -> None:
+    new, again = submission._LIVE_TWIN, commands._LIVE_TWIN
+    children = dependents._LOCK_CHILDREN
+    some_job = await tenant.fetchval("SELECT id FROM jobs LIMIT 1")
+    assert "uq_jobs_unique_key" in await plan(tenant, new, DEFAULT_TENANT_ID, "key300")
+    assert "uq_jobs_unique_key" in await plan(tenant, again, DEFAULT_TENANT_ID, "key300", some_job)
+    assert "ix_jobs_blocked" in await plan(tenant, children, [some_job])
