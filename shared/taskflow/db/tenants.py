@@ -113,6 +113,7 @@ async def _transaction(connection: Session, begin: str) -> AsyncIterator[None]:
     try:
         await connection.execute(begin)
         yield
+        await connection.execute("COMMIT")
     except (TaskFlowError, asyncpg.PostgresError):
         await _roll_back(connection)
         raise
@@ -120,7 +121,6 @@ async def _transaction(connection: Session, begin: str) -> AsyncIterator[None]:
         # Cut off in the middle of a statement: where its transaction stands nobody knows.
         connection.terminate()
         raise
-    await connection.execute("COMMIT")
 
 
 async def _roll_back(connection: Session) -> None:
