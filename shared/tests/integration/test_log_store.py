@@ -170,7 +170,7 @@ async def test_a_chunk_that_is_named_before_a_deletion_commits_goes_with_it(
     named = chunk(job_id, key, 0, b"x\n")
     inserter = await connect()
     deleter = Interrupted(await connect(), lambda: insert_chunks(inserter, [named]))
-    await delete(cast("Connection", deleter), TENANT, job_id)
+    await delete(cast("Session", deleter), TENANT, job_id)
     assert await list_chunks(jobs.connection, TENANT, job_id) == []
 
 
