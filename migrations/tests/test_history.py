@@ -1,7 +1,9 @@
 """The migrations against a real server: up, in step with the tables, down, and up again."""
 
 import asyncio
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -11,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from taskflow.db.roles import DatabaseRole
 from taskflow.db.schema_version import SCHEMA_REVISION
 from taskflow_testing.servers import TestServers
 
@@ -81,6 +84,42 @@ async def test_two_who_migrate_at_once_take_turns(checkout: Path, empty_database
     )
     assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
     assert "jobs" in await tables_and_types(empty_database)
+
+
+@pytest.fixture
+async def blind_owner(servers: TestServers) -> AsyncIterator[str]:
+    """The address of an empty database for its owner, who may take each role and inherits none."""
+    name = f"taskflow_test_{uuid.uuid4().hex[:12]}"
+    connection = await asyncpg.connect(servers.database_url)
+    await connection.execute(f"CREATE ROLE {name} LOGIN NOINHERIT PASSWORD 'secret'")
+    await connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+    for role in DatabaseRole:
+        with contextlib.suppress(asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
+            await connection.execute(f"CREATE ROLE {role} NOLOGIN")
+        await connection.execute(f"GRANT {role} TO {name}")
+    address = re.sub(r"//[^@]*@", f"//{name}:secret@", servers.database_url)
+    yield address.rpartition("/")[0] + "/" + name
+    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.execute(f"DROP ROLE {name}")
+    await connection.close()
+
+
+async def test_an_owner_that_would_see_no_row_is_told_what_mends_it(
+    checkout: Path, servers: TestServers, blind_owner: str
+) -> None:
+    refused = await alembic(checkout, blind_owner, "upgrade", "head")
+    assert refused.returncode != 0
+    assert refused.stderr.count("\n") == 1
+    mends = re.search(r"run: (.*;) and then", refused.stderr)
+    assert mends is not None
+    administrator = await asyncpg.connect(servers.database_url)
+    await administrator.execute(mends[1])
+    await administrator.close()
+    done = await alembic(checkout, blind_owner, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    owner = await asyncpg.connect(blind_owner)
+    assert await owner.fetchval("SELECT count(*) FROM tenants") == 1
+    await owner.close()
 
 
 async def test_a_missing_address_is_one_line(checkout: Path) -> None:

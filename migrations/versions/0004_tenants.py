@@ -102,15 +102,16 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$
 """
-# Whoever owns the tables can work with them, under each role and with what each may see.
+# Whoever owns the tables can work with them, under each role and with what each may see: one that
+# doesn't inherit from the roles would see no row, and no error either.
 JOIN_ROLE = """
 DO $$ BEGIN
-    GRANT {role} TO CURRENT_USER;
+    GRANT {role} TO CURRENT_USER{options};
 EXCEPTION WHEN unique_violation OR insufficient_privilege THEN NULL;
 END $$
 """
-MAY_TAKE = """
-SELECT pg_has_role(current_user, '{role}',
+HAS_JOINED = """
+SELECT pg_has_role('{role}', 'USAGE') AND pg_has_role('{role}',
     CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
 """
 
@@ -156,7 +157,7 @@ def make_indexes() -> None:
 
 
 def make_roles() -> None:
-    """Make what is missing, and let the one who migrates take each.
+    """Make what is missing, and let the one who migrates take each and inherit from it.
 
     Raises:
         ConfigurationError: it may not; with what an administrator has to run first.
@@ -168,30 +169,41 @@ def make_roles() -> None:
     there = set(bind.exec_driver_sql("SELECT rolname FROM pg_roles").scalars())
     missing = [role for role in ROLES if role not in there]
     if missing and not may_create:
-        raise refusal(user, missing, ROLES)
+        raise refusal(bind, user, missing, ROLES)
     for role in missing:
         op.execute(CREATE_ROLE.format(role=role))
     for name in foreign_to(bind):
-        op.execute(JOIN_ROLE.format(role=name))
+        op.execute(JOIN_ROLE.format(role=name, options=joining_options(bind)))
     if foreign := foreign_to(bind):
-        raise refusal(user, [], foreign)
+        raise refusal(bind, user, [], foreign)
 
 
 def foreign_to(bind: sa.Connection) -> list[str]:
-    """The roles that the one who migrates may not take."""
+    """The roles that the one who migrates may not take, or doesn't inherit from."""
     return [
         role
         for role in ROLES
-        if not bind.exec_driver_sql(MAY_TAKE.format(role=role)).scalar_one()
+        if not bind.exec_driver_sql(HAS_JOINED.format(role=role)).scalar_one()
     ]
 
 
-def refusal(user: str, missing: Sequence[str], foreign: Sequence[str]) -> ConfigurationError:
+def joining_options(bind: sa.Connection) -> str:
+    """What a GRANT of a role says since PostgreSQL 16; before, the login itself inherits or not."""
+    has_them = bind.exec_driver_sql("SELECT current_setting('server_version_num')::int >= 160000")
+    return " WITH INHERIT TRUE, SET TRUE" if has_them.scalar_one() else ""
+
+
+def refusal(
+    bind: sa.Connection, user: str, missing: Sequence[str], foreign: Sequence[str]
+) -> ConfigurationError:
     creations = "".join(f"CREATE ROLE {role} NOLOGIN; " for role in missing)
+    options = joining_options(bind)
+    inheriting = "" if options else f'ALTER ROLE "{user}" INHERIT; '
     return ConfigurationError(
-        f"the login {user} may not make or take the roles that TaskFlow's processes work under."
-        f" Have an administrator of PostgreSQL run: {creations}"
-        f'GRANT {", ".join(foreign)} TO "{user}"; and then run \'make migrate\' again.'
+        f"the login {user} may not make or take the roles that TaskFlow's processes work under, or"
+        f" doesn't inherit from them. Have an administrator of PostgreSQL run: {creations}"
+        f'{inheriting}GRANT {", ".join(foreign)} TO "{user}"{options}; and then run'
+        " 'make migrate' again. Servers of 'make up' get them by 'make down up'."
     )
 
 

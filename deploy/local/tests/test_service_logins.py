@@ -79,7 +79,7 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkou
     assert refusal.count("\n") == 1
     for role in DatabaseRole:
         assert f"CREATE ROLE {role} NOLOGIN;" in refusal
-    assert f'GRANT {", ".join(DatabaseRole)} TO "taskflow";' in refusal
+    assert f'GRANT {", ".join(DatabaseRole)} TO "taskflow" WITH INHERIT TRUE, SET TRUE;' in refusal
     with running(tmp_path, server):
         assert migrate(checkout, owner) == ""
         for login in server.logins:
