@@ -107,7 +107,11 @@ def settle_settings(
         raise StackError(f"what runs can't change its port: `make down`, then `{ports} make up`")
     for note in env_file.prepare(path, checkout / ".env.example", environment):
         say(note)
-    return load_stack_settings(env_file.read(path))
+    values = env_file.read(path)
+    # Migration and services read it before .env, so it decides whose database it is here as well.
+    if database_url := environment.get("TASKFLOW_DATABASE_URL"):
+        values["TASKFLOW_DATABASE_URL"] = database_url
+    return load_stack_settings(values)
 
 
 def _stop(checkout: Path) -> None:

@@ -1,6 +1,7 @@
 """Each service's own login: given where the database is the stack's, and fit for its roles."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 
 from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
+from taskflow_local.lifecycle import settle_settings
 from taskflow_local.local_stack import build_stack, logins
 from taskflow_local.ports import LOOPBACK, choose_free
 from taskflow_local.postgres import Postgres, binary
@@ -19,6 +21,7 @@ from taskflow_local.stack import Stack
 from taskflow_local.stack_settings import StackSettings, load_stack_settings
 
 OWN_URL = "postgresql://taskflow:secret@127.0.0.1:5433/taskflow"
+ELSEWHERE = "postgresql://me:mine@db.example.com/taskflow"
 
 
 def settings(**changes: str) -> StackSettings:
@@ -37,8 +40,9 @@ def settings(**changes: str) -> StackSettings:
     return load_stack_settings({f"TASKFLOW_{k.upper()}": v for k, v in values.items()})
 
 
-def urls(checkout: Path, **changes: str) -> dict[str, str | None]:
-    services = build_stack(checkout, settings(**changes)).services
+def urls(settings: StackSettings) -> dict[str, str | None]:
+    """What each service is given beside .env and the environment."""
+    services = build_stack(Path("/nowhere"), settings).services
     return {
         program.name: program.environment.get("TASKFLOW_DATABASE_URL")
         for service in services
@@ -47,9 +51,9 @@ def urls(checkout: Path, **changes: str) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("database_url", ["", OWN_URL])
-def test_each_service_has_a_login_of_its_own(tmp_path: Path, database_url: str) -> None:
+def test_each_service_has_a_login_of_its_own(database_url: str) -> None:
     own = "postgresql://taskflow_{}_login:secret@127.0.0.1:5433/taskflow"
-    assert urls(tmp_path, database_url=database_url) == {
+    assert urls(settings(database_url=database_url)) == {
         "api": own.format("api"),
         "consumer": own.format("consumer"),
         "scheduler-1": own.format("scheduler"),
@@ -57,9 +61,18 @@ def test_each_service_has_a_login_of_its_own(tmp_path: Path, database_url: str) 
     }
 
 
-def test_a_database_elsewhere_is_taken_as_env_says(tmp_path: Path) -> None:
-    found = urls(tmp_path, database_url="postgresql://me:mine@db.example.com/taskflow")
-    assert set(found.values()) == {None}
+def test_a_database_elsewhere_is_taken_as_env_says() -> None:
+    assert set(urls(settings(database_url=ELSEWHERE)).values()) == {None}
+
+
+def test_a_database_elsewhere_is_taken_as_the_environment_says(
+    tmp_path: Path, checkout: Path
+) -> None:
+    shutil.copy(checkout / ".env.example", tmp_path)
+    ours = settle_settings(tmp_path, {}, running=False)
+    assert None not in urls(ours).values()
+    others = settle_settings(tmp_path, {"TASKFLOW_DATABASE_URL": ELSEWHERE}, running=False)
+    assert set(urls(others).values()) == {None}
 
 
 async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkout: Path) -> None:
