@@ -49,12 +49,17 @@ async def connect_as(
             database_url, server_settings=server_settings | {"role": role.value}, **options
         )
     except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
-        # Both say which; the same codes stand for refusals that have nothing to do with a role.
-        if not re.search(rf'role "{role}"', str(error)):
+        # The same codes stand for refusals that have nothing to do with a role.
+        if not _names(role, error):
             raise
         raise RoleRefused(_what_mends(role, database_url, error)) from error
     await _require(role, connection)
     return connection
+
+
+def _names(role: DatabaseRole, error: asyncpg.PostgresError) -> bool:
+    """Whether it is about this role, in whatever language the server speaks."""
+    return re.search(rf"\b{role}\b", str(error)) is not None
 
 
 async def _require(role: DatabaseRole, connection: asyncpg.Connection) -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
+from taskflow.db.roles import DatabaseRole, RoleRefused, _names, connect_as
 from taskflow.db.startup import wait_for_database
 from taskflow.errors import ConfigurationError
 from taskflow_testing.clients import open_pool
@@ -22,6 +22,18 @@ async def login(connection: asyncpg.Connection, clean_database: str) -> AsyncIte
     await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
     yield re.sub(r"//[^@]*@", f"//{name}:secret@", clean_database)
     await connection.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize(
+    ("said", "is_about_it"),
+    [
+        ('role "taskflow_consumer" does not exist', True),
+        ("Rolle »taskflow_consumer« existiert nicht", True),
+        ('permission denied for database "taskflow_consumer_login"', False),
+    ],
+)
+def test_a_refused_role_is_known_in_any_language(said: str, is_about_it: bool) -> None:
+    assert _names(CONSUMER, asyncpg.InvalidParameterValueError(said)) is is_about_it
 
 
 async def test_a_login_without_its_role_is_told_what_mends_it(
