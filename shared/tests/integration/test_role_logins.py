@@ -7,7 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from taskflow.db.roles import DatabaseRole, RoleRefused, _names, connect_as
+from taskflow.db.roles import DatabaseRole, RoleRefused, _names, _require, connect_as
 from taskflow.db.startup import wait_for_database
 from taskflow.errors import ConfigurationError
 from taskflow_testing.clients import open_pool
@@ -51,3 +51,10 @@ async def test_a_login_without_its_role_is_told_what_mends_it(
     session = await connect_as(CONSUMER, login, server_settings={})
     assert await session.fetchval("SELECT current_user") == "taskflow_consumer"
     await session.close()
+
+
+async def test_a_session_that_came_without_its_role_is_given_up(clean_database: str) -> None:
+    session = await asyncpg.connect(clean_database)
+    with pytest.raises(RoleRefused, match="pooler"):
+        await _require(CONSUMER, session)
+    assert session.is_closed()
