@@ -20,12 +20,13 @@ ROLES = (TENANT, INTAKE, API, CONSUMER, SCHEDULER)
 
 DEFAULT_TENANT = "00000000-0000-7000-8000-000000000001"
 
-# Each table of tenants, and which services look at it across all of them.
+# Each table of tenants, and which services look at it across all of them; in the order in which
+# the statements of running services lock them, so that none of those meets us in a deadlock.
 ISOLATED = {
+    "idempotency_keys": (SCHEDULER,),
     "jobs": (API, CONSUMER, SCHEDULER),
     "job_events": (CONSUMER, SCHEDULER),
     "job_attempts": (CONSUMER, SCHEDULER),
-    "idempotency_keys": (SCHEDULER,),
     "log_chunks": (CONSUMER, SCHEDULER),
     "pending_erasures": (CONSUMER, SCHEDULER),
 }
@@ -168,14 +169,15 @@ def make_roles() -> None:
     ).one()
     there = set(bind.exec_driver_sql("SELECT rolname FROM pg_roles").scalars())
     missing = [role for role in ROLES if role not in there]
+    options = joining_options(bind)
     if missing and not may_create:
-        raise refusal(bind, user, missing, ROLES)
+        raise refusal(user, missing, ROLES, options)
     for role in missing:
         op.execute(CREATE_ROLE.format(role=role))
     for name in foreign_to(bind):
-        op.execute(JOIN_ROLE.format(role=name, options=joining_options(bind)))
+        op.execute(JOIN_ROLE.format(role=name, options=options))
     if foreign := foreign_to(bind):
-        raise refusal(bind, user, [], foreign)
+        raise refusal(user, [], foreign, options)
 
 
 def foreign_to(bind: sa.Connection) -> list[str]:
@@ -194,10 +196,9 @@ def joining_options(bind: sa.Connection) -> str:
 
 
 def refusal(
-    bind: sa.Connection, user: str, missing: Sequence[str], foreign: Sequence[str]
+    user: str, missing: Sequence[str], foreign: Sequence[str], options: str
 ) -> ConfigurationError:
     creations = "".join(f"CREATE ROLE {role} NOLOGIN; " for role in missing)
-    options = joining_options(bind)
     inheriting = "" if options else f'ALTER ROLE "{user}" INHERIT; '
     return ConfigurationError(
         f"the login {user} may not make or take the roles that TaskFlow's processes work under, or"
