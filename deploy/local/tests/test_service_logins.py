@@ -137,7 +137,7 @@ def migrate(checkout: Path, url: str) -> str:
 
 def dump(url: str) -> str:
     """A backup, as the manual says that the owner takes it."""
-    command = [binary("pg_dump"), "--enable-row-security", "--dbname", url]
+    command: list[str | Path] = [binary("pg_dump"), "--enable-row-security", "--dbname", url]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
