@@ -166,8 +166,8 @@ FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', '
 _OWN = {
     TENANT: r"\({column} = \( SELECT \(NULLIF\(current_setting\('taskflow.tenant'::text, true\),"
     r" ''::text\)\)::uuid AS .*\)\)",
-    INTAKE: r"\({column} = ANY \(\( SELECT \(NULLIF\(current_setting\('taskflow.tenants'::text,"
-    r" true\), ''::text\)\)::uuid\[\] AS .*\)::uuid\[\]\)\)",
+    INTAKE: r"\(array_position\(\( SELECT \(NULLIF\(current_setting\('taskflow.tenants'::text,"
+    r" true\), ''::text\)\)::uuid\[\] AS .*\), {column}\) IS NOT NULL\)",
 }
 
 

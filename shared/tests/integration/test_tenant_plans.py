@@ -1,5 +1,6 @@
 """Row-level security costs no index: the statements of requests have the plans that they had."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from taskflow.db.models import jobs
 from taskflow.db.roles import DatabaseRole, connect_as
-from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for
+from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for, begin_for_batch
 from taskflow.jobs import commands, dependents, submission
 from taskflow.jobs.queries import JobFilter
 from taskflow.jobs.states import JobState
@@ -27,6 +28,16 @@ SELECT gen_random_uuid(), CASE i % 100 WHEN 0 THEN $1 ELSE md5((i % 100)::text):
        CASE i % 1000 WHEN 300 THEN 'key' || i END,
        CASE i % 1000 WHEN 200 THEN ARRAY[gen_random_uuid()] ELSE '{}'::uuid[] END
 FROM generate_series(1, 20000) AS i
+"""
+
+
+_FILL_KEYS = """
+INSERT INTO idempotency_keys (tenant_id, path, key, fingerprint, job_id, state)
+SELECT tenant_id, '/', id::text, 'f', id, state FROM jobs
+"""
+_FILL_EVENTS = """
+INSERT INTO job_events (job_id, tenant_id, event, target, attempt)
+SELECT id, tenant_id, 'submit', 'queued', 0 FROM jobs
 """
 
 
@@ -87,3 +98,30 @@ async def test_twins_and_children_are_found_by_an_index(tenant: asyncpg.Connecti
     assert "uq_jobs_unique_key" in await plan(tenant, new, DEFAULT_TENANT_ID, "key300")
     assert "uq_jobs_unique_key" in await plan(tenant, again, DEFAULT_TENANT_ID, "key300", some_job)
     assert "ix_jobs_blocked" in await plan(tenant, children, [some_job])
+
+
+@pytest.fixture
+async def intake(
+    connection: asyncpg.Connection, clean_database: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """A batch's connection to a database with jobs, keys and events in it."""
+    await connection.execute(_FILL, DEFAULT_TENANT_ID)
+    await connection.execute(_FILL_KEYS)
+    await connection.execute(_FILL_EVENTS)
+    await connection.execute("ANALYZE")
+    session = await connect_as(DatabaseRole.INTAKE, clean_database, server_settings={})
+    await session.execute(begin_for_batch({DEFAULT_TENANT_ID}))
+    yield session
+    await session.close()
+
+
+async def test_a_batch_of_replays_has_the_plan_that_it_would_have_without_a_policy(
+    connection: asyncpg.Connection, intake: asyncpg.Connection
+) -> None:
+    keys = [str(row["id"]) for row in await intake.fetch("SELECT id FROM jobs LIMIT 200")]
+    batch = keys, [DEFAULT_TENANT_ID] * len(keys), ["/"] * len(keys), keys
+    found, wanted = [
+        re.findall(r"(\w+ Scan.*? on \w+)", await plan(session, submission._FIND, *batch))
+        for session in (intake, connection)
+    ]
+    assert found == wanted
