@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from taskflow import Fail, JobContext, job
 from taskflow.jobs.backoff import Backoff
 from taskflow.settings import MAILBOX, MailSettings, load_settings
+from taskflow_consumer.handlers.mail_headers import put_addresses, put_text
 from taskflow_consumer.handlers.smtp_session import smtp_session
 
 MOST_RECIPIENTS = 100
@@ -116,13 +117,13 @@ async def email_send(payload: EmailSend, ctx: JobContext) -> Mapping[str, Any]:
 def compose(payload: EmailSend, sender: Address, job_id: UUID) -> EmailMessage:
     """The message. Its id comes from the job's, so that a second sending can be recognised."""
     message = EmailMessage(policy=_POLICY)
-    message["From"] = sender
-    message["To"] = [mailbox(each) for each in payload.to]
+    put_addresses(message, "From", [sender])
+    put_addresses(message, "To", map(mailbox, payload.to))
     if payload.cc:
-        message["Cc"] = [mailbox(each) for each in payload.cc]
+        put_addresses(message, "Cc", map(mailbox, payload.cc))
     if payload.reply_to is not None:
-        message["Reply-To"] = mailbox(payload.reply_to)
-    message["Subject"] = payload.subject
+        put_addresses(message, "Reply-To", [mailbox(payload.reply_to)])
+    put_text(message, "Subject", payload.subject)
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = f"<{job_id}@{sender.domain}>"
     message["Auto-Submitted"] = "auto-generated"

@@ -3,6 +3,10 @@
 import json
 import ssl
 from collections.abc import AsyncIterator
+from email import policy
+from email.header import decode_header, make_header
+from email.parser import Parser
+from email.utils import getaddresses
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +105,42 @@ async def test_a_message_arrives(harness: Harness, server: MailServer) -> None:
     assert "RCPT TO:<eve@example.com>" in log
     assert "queued as 7" in log
     assert server.quits == 1
+
+
+LINE_BREAKS = "=?utf-8?q?Hello=0D=0ABcc:_evil@example.com=0D=0A=0D=0ABody?="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINE_BREAKS,
+        f"Hello {LINE_BREAKS} again",
+        f"{LINE_BREAKS} Grüße",
+        "=?utf-8?b?SGVsbG8=?=",
+        *(" a ", "a=?b", "x" * 500, "ä" * 250),
+        "long " * 15 + ", evil@example.com",
+        "long " * 15 + "\\, evil@example.com, b",
+        "Ünï, evil@example.com",
+        "a, b: c; (d) [e] @ \\",
+    ],
+)
+async def test_a_text_in_a_header_is_what_it_says(
+    harness: Harness, server: MailServer, text: str
+) -> None:
+    name = text[:250].strip()
+    named = {"to": [f"{name} <{ADA}>"], "cc": [BOB, f"{name} <{EVE}>"]}
+    outcome, _, _ = await send(harness, {**MESSAGE, "subject": text, **named})
+    assert outcome.kind is OutcomeKind.COMPLETED, outcome
+    head, _, body = server.mails[0].content.partition(b"\r\n\r\n")
+    assert body.rstrip() == b"Good morning"
+    lines = head.decode("ascii").split("\r\n")
+    assert max(map(len, lines)) <= 78
+    read = Parser(policy=policy.compat32).parsestr("\n".join(lines))
+    assert "Bcc" not in read
+    assert str(make_header(decode_header(read["Subject"]))) == text
+    [(to, ada)] = getaddresses([read["To"]])
+    assert (str(make_header(decode_header(to))), ada) == (name, ADA)
+    assert [address for _, address in getaddresses([read["Cc"]])] == [BOB, EVE]
 
 
 async def test_html_alone(harness: Harness, server: MailServer) -> None:
