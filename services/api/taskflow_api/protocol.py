@@ -2,6 +2,7 @@
 
 import asyncio
 
+import httptools
 import structlog
 from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -30,6 +31,8 @@ MAX_UNREAD_BYTES = 1024 * 1024
 STALL_SECONDS = 60.0
 """How long a client may leave unread what fills the buffers."""
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
 log = structlog.get_logger(__name__)
 
 
@@ -42,6 +45,8 @@ class Protocol(HttpToolsProtocol):
 
     _draining = False
     _in_head = False
+    _is_resuming = False
+    _has_passed_over_body = False
     _head_bytes = 0
     _steps = 0
     _stepless_bytes = 0
@@ -64,7 +69,11 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request."""
         steps = self._steps
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(*(self._refusal or (BAD_REQUEST, "Invalid HTTP request received.")))
         if self.transport.is_closing():
             return
         # A piece in which a request gets on may hold more than its head: it isn't counted.
@@ -76,6 +85,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Wait for the head of the request that begins."""
+        if self._is_resuming:
+            return
         super().on_message_begin()
         # The last byte of the request before may have come in the same piece.
         self._unset_keepalive_if_required()
@@ -87,6 +98,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the address."""
+        if self._is_resuming:
+            return
         super().on_url(url)
         if len(self.url) > MAX_HEAD_BYTES:
             self._refusal = (URI_TOO_LONG, f"The limit is {MAX_HEAD_BYTES} bytes.")
@@ -105,7 +118,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass the request on."""
+        if self._is_resuming:
+            return
         super().on_headers_complete()
+        self._has_passed_over_body = self.parser.should_upgrade() and self._has_body
         self._steps += 1
         self._in_head = False
         self._end_limit()
@@ -127,6 +143,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take the end of a request; one that was answered already makes room for the next."""
+        if self._has_passed_over_body:
+            return
         self._steps += 1
         super().on_message_complete()
         if self._owes_rest:
@@ -155,12 +173,35 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, or too much of it, and close."""
-        self._refuse(*(self._refusal or (BAD_REQUEST, msg)))
+    def _parse(self, data: bytes) -> None:
+        """Parse a piece. No upgrade is offered: what follows the wish for one is HTTP/1.1 still."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                if self._has_passed_over_body:
+                    self._resume_body()
+            else:
+                return
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade that is not offered is no news: the request is served as it is."""
+    def _resume_body(self) -> None:
+        """Read the body as one, which the parser holds for the other protocol's.
+
+        A proxy in front has it for a body, and may send somebody else's request after it.
+        """
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in _FRAMING]
+        self._has_passed_over_body = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._is_resuming = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+        self._is_resuming = False
+
+    @property
+    def _has_body(self) -> bool:
+        return any(name in _FRAMING for name, _ in self.headers)
 
     @property
     def _owes_rest(self) -> bool:

@@ -26,6 +26,9 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
         await Request(scope, receive).body()
         names = [name.decode() for name, _ in scope["headers"]]
         await PlainTextResponse(" ".join([*names, "hello"]))(scope, receive, send)
+    elif scope["path"] == "/body":
+        body = await Request(scope, receive).body()
+        await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
     elif scope["path"] == "/endless":
         await StreamingResponse(b"x" * 65_536 for _ in range(10_000))(scope, receive, send)
     else:
@@ -38,6 +41,7 @@ class KeptTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.closing = False
+        self.written = bytearray()
 
     def is_closing(self) -> bool:
         return self.closing
@@ -46,7 +50,7 @@ class KeptTransport(asyncio.Transport):
         self.closing = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        pass
+        self.written += data
 
     def pause_reading(self) -> None:
         pass
@@ -198,6 +202,61 @@ async def test_a_header_after_the_body_is_none(port: int) -> None:
     )
     assert answer.count(b"200 OK") == 2
     assert b"\r\n\r\nhost transfer-encoding hello" in answer
+
+
+UPGRADE = b"POST /body HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+LAST = b"GET /headers HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "bodies"),
+    [
+        pytest.param([b"\r\n", LAST], [b"<>"], id="none"),
+        pytest.param([b"\r\n" + LAST], [b"<>"], id="none-at-once"),
+        pytest.param([b"Content-Length: 0\r\n\r\n" + LAST], [b"<>"], id="empty"),
+        pytest.param([b"Content-Length: 3\r\n\r\nabc" + LAST + b"x"], [b"<abc>"], id="at-once"),
+        pytest.param([b"Content-Length: 3\r\n\r\n", b"a", b"bc" + LAST], [b"<abc>"], id="late"),
+        pytest.param(
+            [b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n", LAST],
+            [b"<abc>"],
+            id="chunked",
+        ),
+        pytest.param(
+            [b"Content-Length: %d\r\n\r\n" % len(LAST), LAST, LAST], [b"<" + LAST], id="a-request"
+        ),
+        pytest.param(
+            [b"Content-Length: 3\r\n\r\nabc" + UPGRADE + b"Content-Length: 1\r\n\r\nd" + LAST],
+            [b"<abc>", b"<d>"],
+            id="twice",
+        ),
+    ],
+)
+async def test_who_asks_for_another_protocol_is_served_in_this_one(
+    pieces: list[bytes], bodies: list[bytes]
+) -> None:
+    transport = KeptTransport()
+    protocol = opened(transport)
+    for piece in [UPGRADE + pieces[0], *pieces[1:]]:
+        protocol.data_received(piece)
+    async with asyncio.timeout(5):
+        while not transport.closing:
+            await asyncio.sleep(0)
+    answers = bytes(transport.written)
+    assert answers.count(b"HTTP/1.1 200 OK") == len(bodies) + 1
+    assert [body for body in bodies if body in answers] == bodies
+    assert answers.endswith(b"host connection hello")
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked, gzip"]
+)
+async def test_who_asks_for_another_protocol_frames_a_body_as_anybody(
+    port: int, framing: bytes
+) -> None:
+    answer = await exchange(port, UPGRADE + framing + b"\r\n\r\nabc" + LAST)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize(
