@@ -8,6 +8,7 @@ from uuid_utils.compat import uuid7
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from taskflow_api.client_address import UNKNOWN
+from taskflow_api.middleware.request_context import REQUEST_ID_HEADER, SECURITY_HEADERS
 from taskflow_api.problems import (
     BAD_REQUEST,
     HEADERS_TOO_LARGE,
@@ -29,7 +30,8 @@ MAX_UNREAD_BYTES = 1024 * 1024
 """Of a body that goes on after its answer: up to here a client may notice that it has one."""
 
 STALL_SECONDS = 60.0
-"""How long a client may leave unread what fills the buffers."""
+LEAST_READ_BYTES = 16 * 1024
+"""What a client has to take, in each span of so long, of what fills the buffers."""
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -156,8 +158,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for a client that doesn't read, but not for ever."""
         super().pause_writing()
-        self._end_stall()
-        self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+        self._watch_stall(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Go on: the client reads."""
@@ -222,6 +223,17 @@ class Protocol(HttpToolsProtocol):
             self._limit.cancel()
             self._limit = None
 
+    def _watch_stall(self, unread_bytes: int) -> None:
+        self._end_stall()
+        self._stall = self.loop.call_later(STALL_SECONDS, self._cut_off_unless_read, unread_bytes)
+
+    def _cut_off_unless_read(self, unread_before_bytes: int) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_before_bytes - unread_bytes < LEAST_READ_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_stall(unread_bytes)
+
     def _end_stall(self) -> None:
         if self._stall is not None:
             self._stall.cancel()
@@ -239,12 +251,15 @@ class Protocol(HttpToolsProtocol):
         )
         scope = {"path": "/", "state": {"request_id": request_id}}
         body = bytes(problem_response(scope, kind, detail).body)
-        head = (
-            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nx-content-type-options: nosniff\r\n"
-            "cache-control: no-store\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINE[kind.status] + head.encode() + body)
+        headers = {
+            "Content-Type": MEDIA_TYPE,
+            "Content-Length": len(body),
+            REQUEST_ID_HEADER: request_id,
+            **SECURITY_HEADERS,
+            "Connection": "close",
+        }
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(STATUS_LINE[kind.status] + lines.encode() + b"\r\n" + body)
         self.transport.close()
         if self.cycle is not None:
             self.cycle.disconnected = True

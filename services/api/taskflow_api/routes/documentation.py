@@ -50,6 +50,7 @@ _SWAGGER_OPTIONS = {
     "dom_id": "#swagger-ui",
     "deepLinking": True,
     "displayRequestDuration": True,
+    "validatorUrl": None,  # else a page that isn't on localhost shows the verdict of a service
 }
 _START_SWAGGER = f"SwaggerUIBundle({json.dumps(_SWAGGER_OPTIONS)});\n"
 

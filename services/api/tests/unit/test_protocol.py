@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from taskflow_api.middleware.request_context import SECURITY_HEADERS
 from taskflow_api.protocol import Protocol
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -42,6 +43,7 @@ class KeptTransport(asyncio.Transport):
         super().__init__()
         self.closing = False
         self.written = bytearray()
+        self.unread_bytes: list[int] = []
 
     def is_closing(self) -> bool:
         return self.closing
@@ -51,6 +53,12 @@ class KeptTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes.pop(0)
 
     def pause_reading(self) -> None:
         pass
@@ -192,6 +200,8 @@ async def test_what_is_no_request_is_a_problem_and_the_end(
     assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
     assert b"\r\nconnection: close" in head
     assert b"\r\ncontent-type: application/problem+json" in head
+    for name, value in SECURITY_HEADERS.items():
+        assert f"\r\n{name.lower()}: {value}".encode() in head
     assert json.loads(body)["code"] == code
 
 
@@ -376,6 +386,21 @@ async def test_who_reads_nothing_of_an_answer_is_cut_off(
         while state.connections:
             await asyncio.sleep(0.01)
     writer.transport.abort()
+
+
+async def test_who_reads_slowly_is_not_cut_off_before_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskflow_api.protocol.STALL_SECONDS", 0.02)
+    transport = KeptTransport()
+    transport.unread_bytes = [300_000, 280_000, 180_000, 160_000, 159_999]
+    protocol = opened(transport)
+    protocol.pause_writing()
+    async with asyncio.timeout(5):
+        while not transport.closing:
+            await asyncio.sleep(0.01)
+    assert transport.unread_bytes == []
+    protocol.connection_lost(None)
 
 
 async def test_a_body_without_an_end_ends_with_its_answer(port: int) -> None:
