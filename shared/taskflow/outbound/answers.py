@@ -49,7 +49,7 @@ class Answer:
             return min(float(value[:20]), MAX_RETRY_AFTER_SECONDS)
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         seconds = (at - (now or datetime.now(UTC))).total_seconds()

@@ -19,7 +19,8 @@ _SECRET_NAME = re.compile(
 _NO_SECRETS = frozenset(
     {"www-authenticate", "proxy-authenticate", "access-control-allow-credentials"}
 )
-_PARAMETER = re.compile(r"(?<=[?&])([^=&#]+)=([^&#]*)")
+# No name goes across a "?": that would look at the rest anew from each of many of them.
+_PARAMETER = re.compile(r"(?<=[?&#])([^?&#=]+)=([^&#]*)")
 _WITH_URL = frozenset({"location", "content-location", "referer", "link", "refresh"})
 
 
@@ -29,7 +30,7 @@ def names_a_secret(name: str) -> bool:
 
 
 def redacted_url(url: str) -> str:
-    """The URL without the values of parameters that are secrets by their names."""
+    """The URL without the values of parameters, in its fragment too, that name a secret."""
     return _PARAMETER.sub(
         lambda found: (
             f"{found[1]}={REDACTED}" if names_a_secret(unquote_plus(found[1])) else found[0]
@@ -41,15 +42,17 @@ def redacted_url(url: str) -> str:
 def redacted_headers(headers: Iterable[Header], secret: Iterable[str] = ()) -> dict[str, str]:
     """Headers by name, those of one name joined; the values of those in `secret` are left out."""
     secret_names = {name.lower() for name in secret}
-    shown: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    shown: dict[str, list[str]] = {}
     for name, value in headers:
-        known = next((each for each in shown if each.lower() == name.lower()), name)
-        if name.lower() in secret_names or names_a_secret(name):
-            shown[known] = REDACTED
-            continue
-        told = redacted_url(value) if name.lower() in _WITH_URL else value
-        shown[known] = f"{shown[known]}, {told}" if known in shown else told
-    return shown
+        lower = name.lower()
+        known = spelled.setdefault(lower, name)
+        if lower in secret_names or names_a_secret(name):
+            shown[known] = [REDACTED]
+        else:
+            told = redacted_url(value) if lower in _WITH_URL else value
+            shown.setdefault(known, []).append(told)
+    return {name: ", ".join(values) for name, values in shown.items()}
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:

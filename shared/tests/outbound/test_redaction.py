@@ -1,5 +1,7 @@
 """What of a request may be written down."""
 
+import time
+
 import pytest
 
 from taskflow.outbound.redaction import (
@@ -34,6 +36,26 @@ def test_a_url_keeps_what_is_no_secret() -> None:
     assert "canary" not in redacted_url(url)
     assert redacted_url(url).startswith("https://a.example/p?page=2&access_token=[redacted]&")
     assert redacted_url("https://a.example/?page=2") == "https://a.example/?page=2"
+
+
+def test_a_fragment_has_parameters_too() -> None:
+    url = redacted_url("https://a.example/#access_token=canary&state=canary&page=2")
+    assert url == "https://a.example/#access_token=[redacted]&state=[redacted]&page=2"
+
+
+@pytest.mark.parametrize("piece", ["?", "?a", "a&", "#", "&=", "="])
+def test_a_long_url_takes_no_long_time(piece: str) -> None:
+    url = "/?a" + piece * (100_000 // len(piece))
+    began = time.process_time()
+    assert redacted_url(url) == url
+    assert time.process_time() - began < 1
+
+
+def test_many_headers_take_no_long_time() -> None:
+    headers = [(f"a{n:x}", "b") for n in range(15_000)] + [("c", "d")] * 15_000
+    began = time.process_time()
+    assert len(redacted_headers(headers)) == 15_001
+    assert time.process_time() - began < 1
 
 
 def test_headers_by_name() -> None:
