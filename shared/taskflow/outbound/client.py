@@ -28,7 +28,12 @@ USER_AGENT = "TaskFlow"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_LIBRARY_ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
+_NO_ANSWER = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    ssl.SSLError,  # of what comes after the handshake, as the demand for a certificate of ours
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +135,7 @@ class OutboundClient:
             async with aclosing(response.aiter_stream()) as chunks:
                 encoding = first(headers, "content-encoding")
                 body = await read_body(chunks, encoding, limits.body_bytes)
-        except (
-            httpcore2.NetworkError,
-            httpcore2.ProtocolError,
-            httpcore2.TimeoutException,
-        ) as error:
+        except _NO_ANSWER as error:
             raise _outbound_error(error, request.to) from error
         finally:
             await backend.aclose()
@@ -175,7 +176,8 @@ def _outbound_error(error: Exception, to: Destination) -> OutboundError:
     said = str(error) or type(error).__name__
     match error:
         case httpcore2.LocalProtocolError():
-            return RequestRefused(f"The request can't be sent: {said}.")
+            # Not what is said: it quotes headers.
+            return RequestRefused("The request can't be sent as HTTP/1.1.")
         case httpcore2.RemoteProtocolError():
             return AnswerMalformed(f"{to.host!r} doesn't answer in HTTP: {said}")
         case httpcore2.TimeoutException():

@@ -122,7 +122,8 @@ def destination(url: str) -> Destination:
 
 
 def _checked_headers(headers: Iterable[Header]) -> tuple[Header, ...]:
-    kept = tuple(headers)
+    # Blanks around a value are none of it, and the library's refusal would quote it.
+    kept = tuple((name, value.strip(" \t")) for name, value in headers)
     if len(kept) > MAX_HEADERS or sum(len(n) + len(v) for n, v in kept) > MAX_HEADER_BYTES:
         raise RequestRefused(f"At most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes are sent.")
     for name, value in kept:

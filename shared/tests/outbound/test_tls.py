@@ -1,5 +1,7 @@
 """Certificates are those of the name that was asked for, whatever address answers."""
 
+import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address, ip_network
@@ -9,7 +11,12 @@ import trustme
 
 from taskflow.outbound.addresses import AddressRule, IPAddress
 from taskflow.outbound.client import Limits, OutboundClient
-from taskflow.outbound.errors import CertificateRefused, OutboundError, RedirectRefused
+from taskflow.outbound.errors import (
+    CertificateRefused,
+    ConnectFailed,
+    OutboundError,
+    RedirectRefused,
+)
 from taskflow.outbound.requests import outbound_request
 from taskflow_testing.http_server import HttpServer, http_answer
 
@@ -71,6 +78,34 @@ async def test_no_redirect_leads_out_of_https(server: HttpServer, client: Outbou
     request = outbound_request("GET", f"https://shop.example:{server.port}/")
     with pytest.raises(RedirectRefused):
         await client.send(request, Limits(redirects=5))
+
+
+async def test_a_server_that_wants_a_certificate_of_ours(
+    authority: trustme.CA, client: OutboundClient
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("shop.example").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusing = asyncio.create_task(asyncio.to_thread(refuse_one, listener, context))
+        url = f"https://shop.example:{listener.getsockname()[1]}/"
+        with pytest.raises(ConnectFailed, match="CERTIFICATE_REQUIRED"):
+            await client.send(outbound_request("GET", url))
+        await refusing
+
+
+def refuse_one(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Say why, as servers do that asyncio isn't beneath."""
+    connection, _ = listener.accept()
+    with context.wrap_socket(
+        connection, server_side=True, do_handshake_on_connect=False
+    ) as encrypted:
+        with pytest.raises(ssl.SSLError):
+            encrypted.do_handshake()
+        with socket.socket(fileno=encrypted.detach()) as plain:
+            while plain.recv(65_536):
+                pass
 
 
 async def test_a_server_without_tls(client: OutboundClient) -> None:

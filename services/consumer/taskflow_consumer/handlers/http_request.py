@@ -73,7 +73,7 @@ class HttpRequest(BaseModel):
     def secrets(self) -> list[str]:
         """The values that are not to be shown, as `Bearer x` and as `x`."""
         values = [
-            value
+            value.strip()
             for name, value in self.all_headers
             if name in self.secret_headers or names_a_secret(name)
         ]
@@ -126,12 +126,13 @@ async def http_request(payload: HttpRequest, ctx: JobContext) -> Mapping[str, An
         transcript.sends(request)
         answer = await _client().send(request, limits)
     except OutboundError as error:
-        raise (Retry if error.is_retryable else Fail)(str(error)) from None
+        said = transcript.without_secrets(str(error))
+        raise (Retry if error.is_retryable else Fail)(said) from None
     if payload.expects(answer.status):
         transcript.received(answer)
         return transcript.result(answer)
     transcript.received_unexpected(answer)
-    raise _failure(payload, answer)
+    raise _failure(payload, answer, transcript)
 
 
 @cache
@@ -140,8 +141,9 @@ def _client() -> OutboundClient:
     return OutboundClient(AddressRule(load_settings(OutboundSettings).outbound_allowed_networks))
 
 
-def _failure(payload: HttpRequest, answer: Answer) -> Retry | Fail:
-    said = f"{payload.method} {redacted_url(answer.url)} was answered with {answer.status}"
+def _failure(payload: HttpRequest, answer: Answer, transcript: HttpTranscript) -> Retry | Fail:
+    url = transcript.without_secrets(redacted_url(answer.url))
+    said = f"{payload.method} {url} was answered with {answer.status}"
     said = f"{said} {answer.reason}".rstrip()
     if answer.may_pass:
         return Retry(f"{said}.", answer.retry_after_seconds())

@@ -33,6 +33,10 @@ class HttpTranscript:
         # The longest first: one may be a part of another.
         self._secrets = sorted(secrets, key=len, reverse=True)
 
+    def without_secrets(self, text: str) -> str:
+        """The text without those values, wherever the other side has repeated one."""
+        return without_secrets(text, self._secrets)
+
     def sends(self, request: OutboundRequest) -> None:
         """Log the request."""
         self._log.info(
@@ -62,9 +66,9 @@ class HttpTranscript:
         headers = redacted_headers(answer.headers, self._secret_headers)
         return {
             "status": answer.status,
-            "url": redacted_url(answer.url),
+            "url": self.without_secrets(redacted_url(answer.url)),
             "redirects": answer.redirects,
-            "headers": {name: self._clean(value) for name, value in headers.items()},
+            "headers": {name: self.without_secrets(value) for name, value in headers.items()},
             "body_bytes": len(answer.body),
             "truncated": answer.is_truncated,
             "elapsed_seconds": round(answer.elapsed_seconds, 3),
@@ -74,11 +78,10 @@ class HttpTranscript:
         """The body as text where it is text, else as base64; and which of the two."""
         text = _text(answer)
         if text is None:
-            return base64.b64encode(answer.body).decode("ascii"), "base64"
-        return self._clean(text), "text"
-
-    def _clean(self, text: str) -> str:
-        return without_secrets(text, self._secrets)
+            # Headers are sent in Latin-1, and may come back among bytes that are no text.
+            content = self.without_secrets(answer.body.decode("latin-1")).encode("latin-1")
+            return base64.b64encode(content).decode("ascii"), "base64"
+        return self.without_secrets(text), "text"
 
 
 def _text(answer: Answer) -> str | None:

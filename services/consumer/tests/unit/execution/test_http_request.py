@@ -1,6 +1,7 @@
 """`http.request` against a real server."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -126,6 +127,45 @@ async def test_no_secret_is_written_down(harness: Harness, server: HttpServer) -
     assert first.target == "/?token=canary-token&page=2"
 
 
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        pytest.param(b"{}\r\n\r\n", id="no-status-line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n{}\r\n\r\n", id="no-header"),
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: /{}\r\n\r\n", id="a-redirect"),
+        pytest.param(b"HTTP/1.1 302 Found\r\nLocation: http://{}.invalid/\r\n\r\n", id="a-name"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n\0{}\xff", id="no-text"),
+    ],
+)
+async def test_no_secret_is_written_down_that_comes_back_where_none_belongs(
+    harness: Harness, server: HttpServer, repeated: bytes
+) -> None:
+    async def repeat(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        is_first = request.target == "/"
+        writer.write(repeated.replace(b"{}", b"canary-special") if is_first else http_answer(404))
+
+    server.answer = repeat
+    secret = {"secret_headers": {"X-Special": "canary-special"}}
+    made = await call(harness, url=server.url, follow_redirects=1, **secret)
+    shown = made.everything
+    if made.outcome.kind is OutcomeKind.COMPLETED:
+        shown += base64.b64decode(made.result["body"]).decode("latin-1")
+    assert "canary" not in shown
+    assert server.requests[0].headers["x-special"] == "canary-special"
+
+
+async def test_blanks_around_a_secret_neither_matter_nor_give_it_away(
+    harness: Harness, server: HttpServer
+) -> None:
+    secrets = {"Authorization": " Bearer canary-token ", "X-Special": "\tcanary-special"}
+    made = await call(harness, url=server.url, secret_headers=secrets)
+    assert made.outcome.kind is OutcomeKind.COMPLETED, made.outcome
+    assert "canary" not in made.everything
+    (received,) = server.requests
+    assert received.headers["authorization"] == "Bearer canary-token"
+    assert received.headers["x-special"] == "canary-special"
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 410, 422, 302])
 async def test_these_answers_fail_for_good(
     harness: Harness, server: HttpServer, status: int
@@ -155,6 +195,8 @@ async def test_these_answers_are_tried_again(
         ("9999999999999999999999999", 86_400, 86_400),
         ("soon", 0.7, 1.3),
         ("-5", 0.7, 1.3),
+        ("Mon, 20 Nov 1995 19:12:08 -99999999999999999999", 0.7, 1.3),
+        (f"Mon, 20 Nov {'9' * 30} 19:12:08 GMT", 0.7, 1.3),
         (format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True), 500, 600),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 0),
     ],
@@ -164,6 +206,7 @@ async def test_when_to_come_back(
 ) -> None:
     server.answer = http_answer(429, retry_after=retry_after)
     made = await call(harness, url=server.url)
+    assert "answered with 429" in made.everything
     assert least <= made.outcome.delay_seconds <= most
 
 
