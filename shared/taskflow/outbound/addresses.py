@@ -32,15 +32,20 @@ _NEVER = (
 _METADATA = frozenset(
     ip_address(address)
     for address in (
+        "169.254.0.23",
+        "169.254.42.42",
         "169.254.169.254",
         "169.254.170.2",
         "169.254.170.23",
         "100.100.100.200",
         "168.63.129.16",  # of Azure's own, in the midst of public addresses
         "192.0.0.192",
+        "fd00:42::42",
+        "fd00:c1::a9fe:a9fe",
         "fd00:ec2::254",
         "fd00:ec2::23",
         "fd20:ce::254",
+        "fe80::a9fe:a9fe",
     )
 )
 _NOT_PUBLIC = (
@@ -90,7 +95,7 @@ class AddressRule:
 
     def refusal(self, address: IPAddress) -> str | None:
         """What the address is that forbids it ("private"), or None where requests may go there."""
-        address = unmapped(address)
+        address = _zoneless(unmapped(address))
         if address != _LOOPBACK and (never := _found(address, _NEVER_NETWORKS)) is not None:
             return never
         if isinstance(address, IPv6Address) and address in _NAT64:
@@ -115,6 +120,11 @@ class AddressRule:
 def unmapped(address: IPAddress) -> IPAddress:
     """The IPv4 address that `::ffff:a.b.c.d` stands for: it is where the kernel connects to."""
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+
+
+def _zoneless(address: IPAddress) -> IPAddress:
+    """Without the interface by which it is reached (`fe80::1%eth0`), which makes it unequal."""
+    return IPv6Address(int(address)) if isinstance(address, IPv6Address) else address
 
 
 def _found(address: IPAddress, networks: Iterable[tuple[IPNetwork, str]]) -> str | None:

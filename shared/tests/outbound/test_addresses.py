@@ -140,7 +140,8 @@ def test_a_mapped_address_counts_as_the_opened_ipv4_address() -> None:
         *("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"),
         *("0.0.0.1", "::", "224.0.0.1", "ff02::1", "255.255.255.255"),
         *("::127.0.0.1", "2002:7f00:1::", "2001:0:7f00:1::", "64:ff9b:1::7f00:1"),
-        *("64:ff9b::a9fe:a9fe",),
+        *("64:ff9b::a9fe:a9fe", "fe80::a9fe:a9fe", "fe80::a9fe:a9fe%eth0"),
+        *("169.254.42.42", "fd00:42::42", "fd00:c1::a9fe:a9fe"),
     ],
 )
 def test_no_wide_network_opens_these(address: str) -> None:
