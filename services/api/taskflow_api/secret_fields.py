@@ -16,8 +16,13 @@ from taskflow_api.problems import pointer_to
 _Place = tuple[str | int, ...]
 _APPLY_TO_THE_SAME = ("allOf", "anyOf", "oneOf")
 _MAY_APPLY_TO_THE_SAME = ("if", "then", "else")
+_BY_MEMBER_TO_THE_SAME = ("dependentSchemas", "dependencies")
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _TO_MEMBERS = ("additionalProperties", "unevaluatedProperties")
-_TO_ITEMS = ("items", "contains", "unevaluatedItems")
+_FIRST_ITEMS = ("prefixItems", "items")
+_TO_ITEMS = ("items", "contains", "additionalItems", "unevaluatedItems")
+_UNKNOWN: Mapping[str, Any] = {"writeOnly": True}
+"""In place of what a reference leads to that isn't followed: it may be marked."""
 
 
 class SecretFields:
@@ -92,18 +97,21 @@ class SecretFields:
             for name in _APPLY_TO_THE_SAME:
                 waiting += _list(schema.get(name))
             waiting += [schema.get(name) for name in _MAY_APPLY_TO_THE_SAME]
-            waiting += _dict(schema.get("dependentSchemas")).values()
-            waiting.append(self._referred(schema.get("$ref")))
+            for name in _BY_MEMBER_TO_THE_SAME:
+                waiting += _dict(schema.get(name)).values()
+            waiting += [self._referred(schema[name]) for name in _REFERENCES if name in schema]
         return list(found.values())
 
     def _referred(self, reference: Any) -> Any:
-        """What a reference within the schema leads to; validation follows no others either."""
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            return None
+        """What a JSON pointer into the schema leads to, as pydantic writes them."""
+        if reference != "#" and not str(reference).startswith("#/"):
+            return _UNKNOWN
         target: Any = self._root
         for token in unquote(reference[1:]).split("/")[1:]:
-            target = _dict(target).get(token.replace("~1", "/").replace("~0", "~"))
-        return target
+            if not isinstance(target, dict):
+                return _UNKNOWN
+            target = target.get(token.replace("~1", "/").replace("~0", "~"))
+        return _UNKNOWN if target is None else target
 
 
 def _of_member(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
@@ -122,7 +130,7 @@ def _of_member(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
 def _of_item(schemas: list[Mapping[str, Any]], at: int) -> list[Any]:
     found: list[Any] = []
     for schema in schemas:
-        first = _list(schema.get("prefixItems"))
+        first = next((_list(schema[name]) for name in _FIRST_ITEMS if name in schema), [])
         found += first[at : at + 1] or [schema.get(keyword) for keyword in _TO_ITEMS]
     return found
 

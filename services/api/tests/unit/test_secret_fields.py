@@ -86,7 +86,26 @@ def test_what_pydantic_calls_secret_is_hidden() -> None:
         ),
         ({"$ref": "#", "properties": {"p": SECRET}}, {"p": 1}, {"p": REDACTED}),
         ({"writeOnly": True}, {"a": 1, "b": {"c": 2}}, {"a": REDACTED, "b": REDACTED}),
-        ({"properties": {"p": {"$ref": "https://elsewhere/x"}, "q": SECRET}}, {"p": 1}, {"p": 1}),
+        (
+            {"properties": {"p": {"$dynamicRef": "#/$defs/a"}}, "$defs": {"a": SECRET}},
+            {"p": 1, "q": 2},
+            {"p": REDACTED, "q": 2},
+        ),
+        (
+            {"dependencies": {"a": ["p"], "p": {"properties": {"p": SECRET}}}},
+            {"a": 1, "p": 2},
+            {"a": 1, "p": REDACTED},
+        ),
+        (
+            {"properties": {"l": {"items": [{}, SECRET], "additionalItems": SECRET}}},
+            {"l": [1, 2, 3]},
+            {"l": [1, REDACTED, REDACTED]},
+        ),
+        (
+            {"properties": {"p": {"$ref": "#/$defs/a"}, "q": SECRET}, "$defs": {"a": True}},
+            {"p": 1, "q": 2},
+            {"p": 1, "q": REDACTED},
+        ),
         ({"properties": {"p": SECRET}}, {"p": None}, {"p": None}),
         ({"properties": {"~/": SECRET}}, {"~/": 1}, {"~/": REDACTED}),
         (
@@ -100,6 +119,17 @@ def test_wherever_a_schema_says_so(
     schema: dict[str, Any], payload: dict[str, Any], shown: dict[str, Any]
 ) -> None:
     assert SecretFields(schema).hidden_in(payload) == shown
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["https://elsewhere/x", "other", "#anchor", "#/$defs/none", "#/$defs/a/allOf/0", "", 5],
+)
+def test_what_is_referred_to_by_other_means_may_be_marked(reference: object) -> None:
+    schema = {"properties": {"p": {"$ref": reference}}, "$defs": {"a": {"allOf": [SECRET]}}}
+    assert SecretFields(schema).hidden_in({"p": 1, "q": 2}) == {"p": REDACTED, "q": 2}
+    nothing_marked = {"properties": {"p": {"$ref": reference}}}
+    assert SecretFields(nothing_marked).hidden_in({"p": 1}) == {"p": 1}
 
 
 def test_a_mark_is_no_value() -> None:
