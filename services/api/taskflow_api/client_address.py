@@ -32,7 +32,7 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who sent the request, and whether it came by `http` or `https` to the outermost proxy."""
+    """Who sent the request, and whether it came by `http` or `https`, as the nearest proxy says."""
 
     address: str
     scheme: str

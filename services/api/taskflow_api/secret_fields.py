@@ -5,7 +5,8 @@ sent one gets it back: who may read a job need not know what it signs in with, a
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,8 +22,17 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _TO_MEMBERS = ("additionalProperties", "unevaluatedProperties")
 _FIRST_ITEMS = ("prefixItems", "items")
 _TO_ITEMS = ("items", "contains", "additionalItems", "unevaluatedItems")
+_TO_PARTS = ("properties", "patternProperties", *_TO_MEMBERS, "prefixItems", *_TO_ITEMS)
 _UNKNOWN: Mapping[str, Any] = {"writeOnly": True}
 """In place of what a reference leads to that isn't followed: it may be marked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Applying:
+    """The schemas for one value: whether one marks it, and those that may mark what is in it."""
+
+    is_marked: bool
+    schemas: Sequence[Mapping[str, Any]]
 
 
 class SecretFields:
@@ -31,6 +41,8 @@ class SecretFields:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._root = schema
         self._has_any = _marks_anything(schema)
+        # By the schemas' identities, of which there are as many as the root has.
+        self._known: dict[tuple[int, ...], _Applying] = {}
 
     def shown(self, view: JobView) -> JobView:
         """The job as it may be shown."""
@@ -40,53 +52,64 @@ class SecretFields:
 
     def hidden_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload with a mark in place of each secret."""
-        hidden: dict[str, Any] = copy.deepcopy(dict(payload))
-        for place in self._places(hidden):
-            *way, last = place
-            holder: Any = hidden
-            for step in way:
-                holder = holder[step]
-            holder[last] = REDACTED
+        hidden = dict(payload)
+        copied: dict[_Place, Any] = {(): hidden}
+        for place in self._places(payload):
+            for depth in range(1, len(place)):
+                way = place[:depth]
+                if way not in copied:
+                    holder = copied[way[:-1]]
+                    copied[way] = holder[way[-1]] = copy.copy(holder[way[-1]])
+            copied[place[:-1]][place[-1]] = REDACTED
         return hidden
 
     def problems_of(self, payload: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Marks that were sent in place of secrets, as who writes back what was read would do."""
-        if not self._has_any:
-            return []
         return [
             (pointer_to("payload", *place), f"is the mark {REDACTED} of a value that isn't shown")
             for place in self._places(payload)
             if _at(payload, place) == REDACTED
         ]
 
-    def _places(self, payload: Mapping[str, Any]) -> list[_Place]:
+    def _places(self, payload: Mapping[str, Any]) -> Iterable[_Place]:
         if not self._has_any:
             return []
-        schemas = self._applying([self._root])
-        if any(_is_marked(schema) for schema in schemas):
+        applying = self._applying([self._root])
+        if applying.is_marked:
             return [(name,) for name in payload]
-        return list(self._within(payload, schemas, ()))
+        return self._within(payload, applying.schemas, ())
 
     def _within(
-        self, value: Any, schemas: list[Mapping[str, Any]], place: _Place
+        self, value: Any, schemas: Sequence[Mapping[str, Any]], place: _Place
     ) -> Iterator[_Place]:
-        if isinstance(value, dict):
-            members = [(name, item, _of_member(schemas, name)) for name, item in value.items()]
-        elif isinstance(value, list):
-            members = [(at, item, _of_item(schemas, at)) for at, item in enumerate(value)]
-        else:
+        if not schemas:
             return
-        for step, item, found in members:
-            applying = self._applying(found)
-            if not applying or item is None:
+        steps: Iterable[tuple[str | int, Any]] = ()
+        if isinstance(value, dict):
+            steps = value.items()
+        elif isinstance(value, list):
+            steps = enumerate(value)
+        for step, item in steps:
+            if item is None:
                 continue
-            if any(_is_marked(schema) for schema in applying):
+            applying = self._applying(_for_part(schemas, step))
+            if applying.is_marked:
                 yield (*place, step)
             else:
-                yield from self._within(item, applying, (*place, step))
+                yield from self._within(item, applying.schemas, (*place, step))
 
-    def _applying(self, schemas: Iterable[Any]) -> list[Mapping[str, Any]]:
+    def _applying(self, schemas: Iterable[Any]) -> _Applying:
         """These and all that they refer to for the same value."""
+        named = [schema for schema in schemas if isinstance(schema, dict)]
+        key = tuple(map(id, named))
+        if key not in self._known:
+            found = self._expanded(named)
+            self._known[key] = _Applying(
+                any(map(_is_marked, found)), [each for each in found if _may_mark_parts(each)]
+            )
+        return self._known[key]
+
+    def _expanded(self, schemas: Iterable[Any]) -> list[Mapping[str, Any]]:
         found: dict[int, Mapping[str, Any]] = {}
         waiting = list(schemas)
         while waiting:
@@ -114,7 +137,11 @@ class SecretFields:
         return _UNKNOWN if target is None else target
 
 
-def _of_member(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
+def _for_part(schemas: Iterable[Mapping[str, Any]], step: str | int) -> list[Any]:
+    return _of_member(schemas, step) if isinstance(step, str) else _of_item(schemas, step)
+
+
+def _of_member(schemas: Iterable[Mapping[str, Any]], name: str) -> list[Any]:
     found: list[Any] = []
     for schema in schemas:
         properties = _dict(schema.get("properties"))
@@ -127,7 +154,7 @@ def _of_member(schemas: list[Mapping[str, Any]], name: str) -> list[Any]:
     return found
 
 
-def _of_item(schemas: list[Mapping[str, Any]], at: int) -> list[Any]:
+def _of_item(schemas: Iterable[Mapping[str, Any]], at: int) -> list[Any]:
     found: list[Any] = []
     for schema in schemas:
         first = next((_list(schema[name]) for name in _FIRST_ITEMS if name in schema), [])
@@ -143,6 +170,17 @@ def _marks_anything(schema: Any) -> bool:
     if isinstance(schema, dict):
         return _is_marked(schema) or any(_marks_anything(each) for each in schema.values())
     return isinstance(schema, list) and any(_marks_anything(each) for each in schema)
+
+
+def _may_mark_parts(schema: Mapping[str, Any]) -> bool:
+    return any(_may_mark(schema[keyword]) for keyword in _TO_PARTS if keyword in schema)
+
+
+def _may_mark(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        refers = any(name in schema for name in _REFERENCES)
+        return refers or _is_marked(schema) or any(map(_may_mark, schema.values()))
+    return isinstance(schema, list) and any(map(_may_mark, schema))
 
 
 def _at(payload: Any, place: _Place) -> Any:

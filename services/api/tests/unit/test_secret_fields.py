@@ -1,5 +1,6 @@
 """What a schema marks secret, wherever it says so."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -130,6 +131,31 @@ def test_what_is_referred_to_by_other_means_may_be_marked(reference: object) -> 
     assert SecretFields(schema).hidden_in({"p": 1, "q": 2}) == {"p": REDACTED, "q": 2}
     nothing_marked = {"properties": {"p": {"$ref": reference}}}
     assert SecretFields(nothing_marked).hidden_in({"p": 1}) == {"p": 1}
+
+
+class Unread(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("it was looked through")
+
+    def __deepcopy__(self, memo: object) -> "Unread":
+        raise AssertionError("it was copied")
+
+
+@pytest.mark.parametrize(
+    "data", [{}, True, {"$ref": "#/$defs/any"}, {"items": {"type": "integer"}}]
+)
+def test_what_can_hold_no_secret_takes_no_time(data: object) -> None:
+    schema = {
+        "properties": {"data": data, "deep": {"properties": {"p": SECRET}}},
+        "$defs": {"any": {}},
+    }
+    payload: dict[str, Any] = {"data": Unread([1]), "deep": {"p": "x", "q": Unread([1])}}
+    secrets = SecretFields(schema)
+    assert secrets.problems_of(payload) == []
+    hidden = secrets.hidden_in(payload)
+    assert hidden["deep"]["p"] == REDACTED
+    assert hidden["data"] is payload["data"]
+    assert payload["deep"]["p"] == "x"
 
 
 def test_a_mark_is_no_value() -> None:
