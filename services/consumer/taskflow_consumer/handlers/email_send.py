@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from taskflow import Fail, JobContext, job
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.backoff import Backoff
 from taskflow.settings import MAILBOX, MailSettings, load_settings
 from taskflow_consumer.handlers.mail_headers import put_addresses, put_text
@@ -109,9 +110,17 @@ async def email_send(payload: EmailSend, ctx: JobContext) -> Mapping[str, Any]:
         async with smtp_session(settings, sender.domain, ctx.log) as session:
             delivery = await session.deliver(sender.addr_spec, missing, message.as_bytes())
             if delivery.accepted:
-                await ctx.checkpoint.save([*delivered, *delivery.accepted])
+                await _note(ctx, [*delivered, *delivery.accepted])
         delivery.raise_for_refused()
     return {"message_id": message["Message-ID"], "recipients": payload.recipients}
+
+
+async def _note(ctx: JobContext, have_it: list[str]) -> None:
+    try:
+        await ctx.checkpoint.save(have_it)
+    except ServiceUnavailable:
+        # To fail for this would send it to all of them again; the outcome is kept until recorded.
+        ctx.log.warning("who has the message could not be noted")
 
 
 def compose(payload: EmailSend, sender: Address, job_id: UUID) -> EmailMessage:

@@ -154,9 +154,12 @@ class KeptProgress:
 class KeptCheckpoints:
     saved: list[str] = field(default_factory=list)
     attempts: set[Attempt] = field(default_factory=set)
+    is_away: bool = False
 
     async def save(self, attempt: Attempt, value_json: str) -> None:
         await asyncio.sleep(0)
+        if self.is_away:
+            raise ServiceUnavailable("PostgreSQL", "it stayed away")
         self.attempts.add(attempt)
         self.saved.append(value_json)
 

@@ -180,6 +180,18 @@ async def test_who_has_it_does_not_get_it_again(harness: Harness, server: MailSe
     assert len(server.mails) == 2
 
 
+async def test_who_all_have_it_do_not_get_it_again_for_want_of_a_note(
+    harness: Harness, server: MailServer
+) -> None:
+    harness.checkpoints.is_away = True
+    outcome, _, _ = await send(harness)
+    assert outcome.kind is OutcomeKind.COMPLETED
+    server.replies[BOB] = ["450 greylisted"]
+    outcome, _, _ = await send(harness, {**MESSAGE, "to": [ADA, BOB]})
+    assert outcome.kind is OutcomeKind.RETRYABLE
+    assert "450 greylisted" in message_of(outcome)
+
+
 async def test_a_recipient_who_is_refused_fails_it(harness: Harness, server: MailServer) -> None:
     server.replies[BOB] = ["550 5.1.1 no such user"]
     outcome, _, _ = await send(harness, {**MESSAGE, "to": [ADA, BOB]})
