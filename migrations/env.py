@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, pool
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection
 
-from taskflow.db.engine import sqlalchemy_url
+from taskflow.db.engine import migrating_engine
 from taskflow.db.models import metadata
 from taskflow.errors import ConfigurationError
 from taskflow.settings import MigrationSettings, exit_with, load_settings
+from taskflow.tls import certificate_problem
 
 LOCK_ID = 7_083_912_114_001  # arbitrary; two migrating processes take turns
 
@@ -51,8 +51,7 @@ def run(connection: Connection) -> None:
 
 async def migrate(settings: MigrationSettings) -> None:
     """Connect as the settings say, and run."""
-    url = sqlalchemy_url(settings.database_url.get_secret_value())
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    engine = migrating_engine(settings.database_url.get_secret_value())
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()
@@ -60,5 +59,8 @@ async def migrate(settings: MigrationSettings) -> None:
 
 try:
     asyncio.run(migrate(load_settings(MigrationSettings)))
-except (ConfigurationError, OSError) as error:
+except ConfigurationError as error:
     exit_with(error)
+except OSError as error:
+    why = certificate_problem(error) or error
+    exit_with(ConfigurationError(f"TASKFLOW_DATABASE_URL: {why}"))

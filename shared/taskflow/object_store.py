@@ -36,9 +36,13 @@ class ObjectStore:
         region: str,
         timeout_seconds: float,
         max_connections: int = 8,
+        ca_file: str = "",
         host_clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`endpoint` is http://host:port or https://host:port; nothing is connected yet."""
+        """`endpoint` is http://host:port or https://host:port; nothing is connected yet.
+
+        `ca_file` holds the authorities that count for https; "" for the machine's.
+        """
         self._bucket_name = bucket
         self._timeout_seconds = timeout_seconds
         self._bucket = S3Bucket(
@@ -48,6 +52,7 @@ class ObjectStore:
             region=region,
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,
+            ca_file=ca_file,
             host_clock=host_clock,
         )
         self._threads = ThreadPoolExecutor(max_connections, thread_name_prefix="object-store")

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from taskflow.errors import ObjectMissing, ServiceUnavailable
 from taskflow.s3_signing import ServerClock, SigningPool
+from taskflow.tls import certificate_problem
 
 SERVICE = "object storage"
 PING_SECONDS = 2.0
@@ -50,23 +51,29 @@ class S3Bucket:
         region: str,
         timeout_seconds: float,
         max_connections: int,
+        ca_file: str,
         host_clock: Callable[[], datetime],
     ) -> None:
-        """`timeout_seconds` is how long each piece of an answer may take."""
+        """`timeout_seconds` is how long each piece of an answer may take.
+
+        `ca_file` holds the authorities that count for https; "" for the machine's.
+        """
         self._bucket = bucket
         url = urlsplit(endpoint)
         clock = ServerClock(host_clock)
+        is_https = url.scheme == "https"
+        tls = ssl.create_default_context(cafile=ca_file or None) if is_https else None
 
         def open_pool(timeout: float, *, retries: int, size: int) -> SigningPool:
             return SigningPool(
-                credentials, region, clock, **_pool_options(url.scheme, timeout, retries, size)
+                credentials, region, clock, **_pool_options(tls, timeout, retries, size)
             )
 
         patient = open_pool(timeout_seconds, retries=2, size=max_connections)
         brisk = open_pool(min(timeout_seconds, PING_SECONDS), retries=0, size=1)
         self._pools = (patient, brisk)
         self._client, self._pinger = (
-            Minio(url.netloc, secure=url.scheme == "https", region=region, http_client=pool)
+            Minio(url.netloc, secure=is_https, region=region, http_client=pool)
             for pool in self._pools
         )
 
@@ -179,7 +186,9 @@ def _in_time(pieces: Iterator[bytes], until: float) -> Iterator[bytes]:
         yield piece
 
 
-def _pool_options(scheme: str, timeout: float, retries: int, size: int) -> dict[str, Any]:
+def _pool_options(
+    tls: ssl.SSLContext | None, timeout: float, retries: int, size: int
+) -> dict[str, Any]:
     return {
         "maxsize": size,
         "timeout": Timeout(connect=min(timeout, _CONNECT_SECONDS), read=timeout),
@@ -191,7 +200,7 @@ def _pool_options(scheme: str, timeout: float, retries: int, size: int) -> dict[
             status_forcelist=(500, 502, 503, 504),
             redirect=False,
         ),
-        "ssl_context": ssl.create_default_context() if scheme == "https" else None,
+        "ssl_context": tls,
     }
 
 
@@ -222,6 +231,8 @@ def _s3_code(error: Exception) -> str | None:
 def _said(error: Exception) -> str:
     if code := _s3_code(error):
         return f"it answers {code}"
+    if problem := certificate_problem(error):
+        return problem
     if isinstance(error, MaxRetryError) and error.reason:
         return str(error.reason)
     return str(error) or type(error).__name__

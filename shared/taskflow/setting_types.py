@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from taskflow.tls import authorities_file
+
 LAST_PORT = 65_535
 
 
@@ -57,6 +59,10 @@ def _http(value: str) -> str:
     return value.rstrip("/")
 
 
+def _authorities(value: str) -> str:
+    return authorities_file(value) if value else value
+
+
 Network = IPv4Network | IPv6Network
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
@@ -65,3 +71,4 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Address = Annotated[SecretStr, AfterValidator(_with_ports)]
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis), AfterValidator(_with_ports)]
 HttpAddress = Annotated[str, AfterValidator(_http)]
+AuthoritiesFile = Annotated[str, AfterValidator(_authorities)]

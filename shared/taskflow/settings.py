@@ -6,12 +6,20 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from taskflow.errors import ConfigurationError
 from taskflow.setting_types import (
     Address,
+    AuthoritiesFile,
     CommaSeparated,
     HttpAddress,
     Networks,
@@ -19,6 +27,7 @@ from taskflow.setting_types import (
     RedisAddress,
     Seconds,
 )
+from taskflow.tls import verified_amqp, verified_postgresql, verified_redis
 
 PREFIX = "TASKFLOW_"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -64,7 +73,13 @@ class Settings(BaseSettings):
         return value
 
 
-class DatabaseSettings(Settings):
+class TlsSettings(Settings):
+    """The authorities whose certificates count for the servers behind us; else the machine's."""
+
+    tls_ca_file: AuthoritiesFile = ""
+
+
+class DatabaseSettings(TlsSettings):
     """How to reach PostgreSQL, and how long to wait for it."""
 
     database_url: Address
@@ -74,13 +89,13 @@ class DatabaseSettings(Settings):
 
     @field_validator("database_url")
     @classmethod
-    def _postgresql(cls, value: SecretStr) -> SecretStr:
+    def _postgresql(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         if not re.match(r"postgres(ql)?://", value.get_secret_value()):
             raise ValueError("must begin with postgresql://")
-        return value
+        return SecretStr(verified_postgresql(value.get_secret_value(), _authorities(info)))
 
 
-class BrokerSettings(Settings):
+class BrokerSettings(TlsSettings):
     """How to reach RabbitMQ: one address, or a cluster's with commas between them."""
 
     amqp_url: Address
@@ -88,17 +103,28 @@ class BrokerSettings(Settings):
 
     @field_validator("amqp_url")
     @classmethod
-    def _amqp(cls, value: SecretStr) -> SecretStr:
-        addresses = value.get_secret_value().split(",")
-        if not all(re.match(r"\s*amqps?://", each) for each in addresses):
+    def _amqp(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        addresses = [each.strip() for each in value.get_secret_value().split(",")]
+        if not all(re.match("amqps?://", each) for each in addresses):
             raise ValueError(
                 "must begin with amqp:// or amqps://; several have commas between them, and a"
                 " comma in a password is %2C"
             )
-        return value
+        return SecretStr(",".join(verified_amqp(each, _authorities(info)) for each in addresses))
 
 
-class ObjectStoreSettings(Settings):
+class RedisSettings(TlsSettings):
+    """How to reach Redis."""
+
+    redis_url: RedisAddress
+
+    @field_validator("redis_url")
+    @classmethod
+    def _verified(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        return SecretStr(verified_redis(value.get_secret_value(), _authorities(info)))
+
+
+class ObjectStoreSettings(TlsSettings):
     """How to reach the object store (any S3)."""
 
     s3_endpoint: HttpAddress
@@ -142,13 +168,14 @@ class DoorSettings(Settings):
         return value
 
 
-class ApiSettings(DoorSettings, DatabaseSettings, BrokerSettings, ObjectStoreSettings):
+class ApiSettings(
+    DoorSettings, DatabaseSettings, BrokerSettings, RedisSettings, ObjectStoreSettings
+):
     """What the API needs."""
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
     api_key: SecretStr = Field(min_length=16)
-    redis_url: RedisAddress
     submission_batch_size: int = Field(200, ge=1, le=1000)
     worker_lost_after_seconds: Seconds = 30.0
 
@@ -245,13 +272,17 @@ class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, L
     worker_lost_after_seconds: Seconds = 30.0
 
 
-class DoctorSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings):
+class DoctorSettings(DatabaseSettings, BrokerSettings, RedisSettings, ObjectStoreSettings):
     """What the doctor needs to look at everything."""
 
-    redis_url: RedisAddress
     heartbeat_seconds: Seconds = 5.0
     pointer_lost_after_seconds: Seconds = 45.0
     worker_lost_after_seconds: Seconds = 30.0
+
+
+def _authorities(info: ValidationInfo) -> str:
+    # Not there if it is what was found malformed.
+    return str(info.data.get("tls_ca_file", ""))
 
 
 def load_settings(settings_type: type[SettingsType]) -> SettingsType:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, TenantDatabase
 from taskflow.db.tenants import TenantConnection, begin_for
 from taskflow.errors import ServiceUnavailable, TaskFlowError
+from taskflow.tls import certificate_problem
 
 SERVICE = "PostgreSQL"
 
@@ -101,4 +102,4 @@ def _means_away(error: DBAPIError) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return certificate_problem(error) or str(error) or type(error).__name__

@@ -16,6 +16,7 @@ from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.db.schema_version import check_schema
 from taskflow.errors import SchemaBehind, ServiceUnavailable
 from taskflow.object_store import ObjectStore
+from taskflow.tls import certificate_problem
 
 CHECK_SECONDS = 1.0
 
@@ -137,7 +138,7 @@ async def _ask(name: str, check: Callable[[], Awaitable[object]]) -> DependencyH
     except TimeoutError:
         reason = f"no answer in {CHECK_SECONDS:g} s"
     except (ServiceUnavailable, SchemaBehind, RedisError, OSError) as error:
-        reason = str(error) or type(error).__name__
+        reason = certificate_problem(error) or str(error) or type(error).__name__
     latency_ms = round((time.perf_counter() - began) * 1000, 1)
     if reason is None:
         return DependencyHealth(status="ok", latency_ms=latency_ms)

@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from fastapi import FastAPI
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,6 +17,7 @@ from taskflow.db.engine import open_engine
 from taskflow.db.pool import Database, IntakeDatabase, TenantDatabase, open_database
 from taskflow.db.roles import DatabaseRole
 from taskflow.object_store import ObjectStore
+from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
@@ -76,10 +76,9 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     own, tenants, intake = await _open_databases(settings, stack)
     reads = await _open_reads(settings, stack)
     object_store = _open_object_store(settings, stack)
-    redis = Redis.from_url(
+    redis = open_redis(
         settings.redis_url.get_secret_value(),
-        socket_connect_timeout=CHECK_SECONDS,
-        socket_timeout=CHECK_SECONDS,
+        timeout_seconds=CHECK_SECONDS,
         # A connection from before Redis was restarted says nothing about it: try a new one.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
@@ -160,6 +159,7 @@ def _open_object_store(settings: ApiSettings, stack: AsyncExitStack) -> ObjectSt
         bucket=settings.s3_bucket,
         region=settings.s3_region,
         timeout_seconds=settings.s3_timeout_seconds,
+        ca_file=settings.tls_ca_file,
     )
     stack.push_async_callback(object_store.close)
     return object_store

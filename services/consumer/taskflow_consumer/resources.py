@@ -77,6 +77,7 @@ async def object_store(settings: ConsumerSettings) -> AsyncIterator[ObjectStore]
         bucket=settings.s3_bucket,
         region=settings.s3_region,
         timeout_seconds=settings.s3_timeout_seconds,
+        ca_file=settings.tls_ca_file,
     )
     try:
         yield store

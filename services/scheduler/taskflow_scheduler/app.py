@@ -154,6 +154,7 @@ async def _object_store(settings: SchedulerSettings) -> AsyncIterator[ObjectStor
         bucket=settings.s3_bucket,
         region=settings.s3_region,
         timeout_seconds=settings.s3_timeout_seconds,
+        ca_file=settings.tls_ca_file,
         max_connections=2,
     )
     try:

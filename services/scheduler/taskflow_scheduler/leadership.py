@@ -20,6 +20,7 @@ import structlog
 
 from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS
 from taskflow.db.roles import DatabaseRole, connect_as
+from taskflow.tls import certificate_problem
 
 LOCK_ID = 7_083_912_114_003
 """Arbitrary, the same in every scheduler."""
@@ -173,4 +174,4 @@ async def _pause() -> None:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return certificate_problem(error) or str(error) or type(error).__name__

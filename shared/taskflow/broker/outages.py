@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import aiormq.exceptions
 
 from taskflow.errors import ServiceUnavailable
+from taskflow.tls import certificate_problem
 
 OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
     aiormq.exceptions.AMQPError,
@@ -65,4 +66,4 @@ def said(error: BaseException | None) -> str:
     if isinstance(error, aiormq.exceptions.InvalidFrameError):
         # What aiormq makes of a Close in answer to its Open.
         return f"the virtual host is missing, full or not open to this user ({error})"
-    return str(error) or type(error).__name__
+    return certificate_problem(error) or str(error) or type(error).__name__

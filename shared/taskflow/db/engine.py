@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakSet
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import NullPool, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -16,10 +16,13 @@ from taskflow.db.roles import DatabaseRole, connect_as
 _DRIVER = "postgresql+asyncpg"
 
 
-def sqlalchemy_url(database_url: str) -> str:
-    """The URL with the driver that SQLAlchemy is to use."""
-    _scheme, _, rest = database_url.partition("://")
-    return f"{_DRIVER}://{rest}"
+def migrating_engine(database_url: str) -> AsyncEngine:
+    """An engine for one connection, without limits: a migration takes as long as it takes."""
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(database_url)
+
+    return create_async_engine(f"{_DRIVER}://", async_creator=connect, poolclass=NullPool)
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The asyncpg pool that the writes go through, and which of its errors mean "try again"."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import structlog
 from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
 from taskflow.db.tenants import Session, TenantConnection, begin_for, begin_for_batch
 from taskflow.errors import ServiceUnavailable
+from taskflow.tls import certificate_problem
 
 TRANSIENT_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
@@ -44,9 +46,11 @@ REFUSALS: tuple[type[BaseException], ...] = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
     RoleRefused,
+    ssl.SSLCertVerificationError,
 )
-"""PostgreSQL doesn't let us in: a wrong password, a missing database or role. A process that
-starts says so and ends; one that runs goes on asking, for its outcomes are not written yet."""
+"""PostgreSQL doesn't let us in, or can't prove who it is: a wrong password, a missing database or
+role, a certificate of a stranger. A process that starts says so and ends; one that runs goes on asking,
+for its outcomes are not written yet."""
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +149,7 @@ def _is_being_cancelled() -> bool:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return certificate_problem(error) or str(error) or type(error).__name__
 
 
 async def open_database(

@@ -10,6 +10,7 @@ from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.db.schema_version import check_schema
 from taskflow.errors import ConfigurationError, ServiceUnavailable
 from taskflow.patience import pause_seconds
+from taskflow.tls import certificate_problem
 
 PATIENCE_SECONDS = 30.0
 
@@ -72,4 +73,4 @@ async def is_ready_before(
 
 
 def _refused(refusal: BaseException) -> ConfigurationError:
-    return ConfigurationError(f"TASKFLOW_DATABASE_URL: {refusal}")
+    return ConfigurationError(f"TASKFLOW_DATABASE_URL: {certificate_problem(refusal) or refusal}")

@@ -14,6 +14,7 @@ from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen
 from taskflow.errors import ObjectMissing, SchemaBehind, ServiceUnavailable
 from taskflow.object_store import ObjectStore
 from taskflow.settings import DatabaseSettings, ObjectStoreSettings
+from taskflow.tls import certificate_problem
 
 REDIS_SECONDS = 3.0
 _PROBE_PREFIX = "doctor/"
@@ -95,6 +96,7 @@ def open_object_store(settings: ObjectStoreSettings) -> ObjectStore:
         bucket=settings.s3_bucket,
         region=settings.s3_region,
         timeout_seconds=settings.s3_timeout_seconds,
+        ca_file=settings.tls_ca_file,
     )
 
 
@@ -102,11 +104,12 @@ async def check_redis(url: str) -> Diagnosis:
     """Whether Redis answers."""
     try:
         # The services that don't speak to Redis are installed without its client.
-        from redis.asyncio import Redis
         from redis.exceptions import RedisError
+
+        from taskflow.redis_client import open_redis
     except ImportError:
         return unseen("Redis", "its client is not installed", "Install `taskflow[doctor]`.")
-    client = Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
+    client = open_redis(url, timeout_seconds=REDIS_SECONDS)
     try:
         await client.ping()
     except (RedisError, OSError) as error:
@@ -133,4 +136,4 @@ def not_answered(subject: str, error: BaseException) -> Diagnosis:
 
 def said(error: BaseException) -> str:
     """An error's own words, or its name where it has none."""
-    return str(error) or type(error).__name__
+    return certificate_problem(error) or str(error) or type(error).__name__

@@ -107,9 +107,9 @@ def test_a_malformed_address_of_redis_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("database_url", "postgresql://u:s%3Aecret@a:5432,[::1]:5433,c/db?sslmode=require"),
+        ("database_url", "postgresql://u:s%3Aecret@a:5432,[::1]:5433,c/db?sslmode=disable"),
         ("database_url", "postgresql:///db?host=/run/postgresql"),
-        ("amqp_url", "amqps://u:sec%2Cret@[::1]:5671/v, amqp://u:secret@b"),
+        ("amqp_url", "amqps://u:sec%2Cret@[::1]:5671/v,amqp://u:secret@b"),
         ("redis_url", "unix:///run/redis.sock?db=1"),
         ("redis_url", "rediss://:secret@localhost:6379/0"),
     ],

@@ -54,7 +54,9 @@ def test_an_ipv6_address_is_one() -> None:
 
 
 async def test_an_option_of_the_database_url_that_is_none_is_named_without_its_password() -> None:
-    url = "postgresql://someone:a%23b@127.0.0.1:1/x?sslmode=nonsense"
-    with pytest.raises(ConfigurationError, match=r"TASKFLOW_DATABASE_URL: .*sslmode") as caught:
+    url = "postgresql://someone:a%23b@127.0.0.1:1/x?target_session_attrs=nonsense"
+    with pytest.raises(
+        ConfigurationError, match=r"TASKFLOW_DATABASE_URL: .*target_session_attrs"
+    ) as caught:
         await require_database(settings(8000, database_url=url))
     assert "a%23b" not in str(caught.value)
