@@ -1,6 +1,7 @@
 """A TCP proxy that stands in for a bad network: down, frozen, slow, or cutting answers short."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Self
@@ -15,9 +16,13 @@ class TcpProxy:
     What is set holds for connections that are open already, too.
     """
 
-    def __init__(self, target_url: str) -> None:
-        """`target_url` is the server's URL, of any scheme, with host and port."""
+    def __init__(self, target_url: str, *, tls: ssl.SSLContext | None = None) -> None:
+        """`target_url` is the server's URL, of any scheme, with host and port.
+
+        Its own clients have to begin with TLS where there is a context for it.
+        """
         self._target_url = target_url
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._is_down = False
@@ -68,7 +73,7 @@ class TcpProxy:
             connection.cancel()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(
