@@ -12,7 +12,7 @@ INSTALLED := .venv/.taskflow-installed
 PYTEST ?= -n auto --cov
 # What mypy checks by file, beside the packages that pyproject.toml names.
 TYPED_FOLDERS := shared/tests services/api/tests services/consumer/tests services/scheduler/tests \
-	deploy/local/tests tests migrations examples/demo.py locustfile.py
+	deploy/local/tests deploy/audit/tests tests migrations examples/demo.py locustfile.py
 # The load that `make load` puts on.
 USERS ?= 50
 SPAWN_RATE ?= 10
@@ -65,6 +65,11 @@ test-up: $(INSTALLED) ## servers for tests that stay, so that pytest runs by han
 
 test-down: $(INSTALLED) ## stop them
 	@$(STACK) test-down
+
+.PHONY: audit
+audit: ## known vulnerabilities, bandit, licences, an SBOM; more: make audit args=--feed-required
+	@deploy/local/bootstrap.sh --group audit
+	@$(PYTHON) -m taskflow_audit $(args)
 
 ##@ Faults
 

@@ -122,7 +122,8 @@ class Compose:
     def replace_process(self, *arguments: str) -> None:
         """Become `docker compose`, so that a Ctrl-C is its own; does not return."""
         os.chdir(self.checkout)
-        os.execve(self._docker, [*self._command(), *arguments], self._environment)  # noqa: S606
+        command = [*self._command(), *arguments]
+        os.execve(self._docker, command, self._environment)  # noqa: S606 - no shell
 
     def last_words(self, container: Container) -> str:
         """The end of a container's log."""

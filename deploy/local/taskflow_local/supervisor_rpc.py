@@ -3,7 +3,7 @@
 import contextlib
 import http.client
 import socket
-import xmlrpc.client
+import xmlrpc.client  # nosec B411 # only our own supervisord answers
 from pathlib import Path
 from typing import Any
 

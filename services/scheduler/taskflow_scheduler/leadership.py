@@ -169,8 +169,8 @@ class Leadership:
 
 
 async def _pause() -> None:
-    # Jitter, so that two schedulers don't keep asking at the same moments.
-    await asyncio.sleep(WORD_EVERY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+    # So that two schedulers don't keep asking at the same moments.
+    await asyncio.sleep(WORD_EVERY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
 
 def _said(error: BaseException) -> str:

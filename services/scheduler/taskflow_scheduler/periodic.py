@@ -100,8 +100,8 @@ class PeriodicLoop:
             longest = max(self._every, LONGEST_BACKOFF_SECONDS)
             seconds = pause_seconds(failures, first=self._every, last=longest)
         else:
-            # Jitter, so that the loops of several schedulers don't meet all the time.
-            seconds = self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
+            # So that the loops of several schedulers don't meet all the time.
+            seconds = self._every * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - jitter
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 

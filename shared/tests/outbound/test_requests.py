@@ -27,7 +27,7 @@ unhurried = settings(deadline=None)
         ("http://①②⑦.0.0.1/", "127.0.0.1"),
         ("http://%31%32%37.0.0.1/", "127.0.0.1"),
         ("http://[::FFFF:127.0.0.1]/", "::ffff:7f00:1"),
-        ("http://0/", "0.0.0.0"),  # noqa: S104
+        ("http://0/", "0.0.0.0"),  # noqa: S104 - nothing listens
         ("HTTP://EXAMPLE.com", "example.com"),
         ("https://bücher.example/", "xn--bcher-kva.example"),
     ],

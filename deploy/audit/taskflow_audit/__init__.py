@@ -1,0 +1,1 @@
+"""`make audit`: what TaskFlow is made of, and what is known against it."""
