@@ -35,7 +35,8 @@ def export_lock(checkout: Path, arguments: Sequence[str]) -> str:
     Raises:
         AuditBroke: there is no uv, or it refuses.
     """
-    uv = shutil.which("uv") or shutil.which(checkout / ".taskflow" / "uv" / "bin" / "uv")
+    # Where there is one of ours, the machine's is too old.
+    uv = shutil.which(checkout / ".taskflow" / "uv" / "bin" / "uv") or shutil.which("uv")
     if uv is None:
         raise AuditBroke("there is no uv here; `make install` gets one")
     fixed = ["export", "--quiet", "--frozen", "--no-emit-workspace", "--no-header", "--no-annotate"]

@@ -76,7 +76,7 @@ def audit_vulnerabilities(pip_audit: PipAudit, exported: str, folder: Path) -> V
     silence = tuple(f"{name}: nothing is said of it" for name in sorted(asked - told))
     problems = (*answer.vulnerable, *answer.unknown, *silence)
     if problems:
-        text = f"{len(problems)} in {len(asked)} packages that are known or could not be looked up"
+        text = f"{len(asked)} packages, of which these are vulnerable or could not be looked up"
         return Verdict(SUBJECT, Level.FAIL, text, problems)
     return Verdict(SUBJECT, Level.OK, f"none known in {len(asked)} packages")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from taskflow.doctor.diagnosis import Diagnosis, exit_code, ok, warn
 from taskflow.doctor.examination import examine
+from taskflow.doctor.privacy import check_privacy
 from taskflow.doctor.report import as_json, as_text
 from taskflow.settings import DoctorSettings
 
@@ -72,7 +73,7 @@ def run(
             timeout_seconds=arguments.timeout,
         )
     )
-    diagnoses = [_settings(setting_problems), *found]
+    diagnoses = [_settings(setting_problems), check_privacy(settings), *found]
     form: Callable[[Sequence[Diagnosis]], str] = as_json if arguments.json else as_text
     sys.stdout.write(form(diagnoses) + "\n")
     return exit_code(diagnoses)

@@ -116,6 +116,7 @@ def test_every_server_away(
     }
     assert levels == {
         "settings": "warn",
+        "TLS": "ok",
         "PostgreSQL": "fail",
         "RabbitMQ": "fail",
         "S3": "fail",

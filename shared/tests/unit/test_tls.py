@@ -7,8 +7,16 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
+from taskflow.doctor.diagnosis import Level
+from taskflow.doctor.privacy import check_privacy
 from taskflow.errors import ConfigurationError
-from taskflow.settings import ApiSettings, ConsumerSettings, MigrationSettings, load_settings
+from taskflow.settings import (
+    ApiSettings,
+    ConsumerSettings,
+    DoctorSettings,
+    MigrationSettings,
+    load_settings,
+)
 from taskflow.tls import certificate_problem
 
 PLAIN = {
@@ -136,3 +144,46 @@ def test_what_is_no_certificates_matter_is_not_called_one() -> None:
     circle.__context__ = ssl.SSLError("handshake failed")
     circle.__context__.__context__ = circle
     assert certificate_problem(circle) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "text"),
+    [
+        ({}, Level.OK, "none is asked for"),
+        ({"TASKFLOW_S3_ENDPOINT": "https://a"}, Level.WARN, "none to PostgreSQL, RabbitMQ, Redis"),
+        (
+            {
+                "TASKFLOW_DATABASE_URL": "postgresql:///db?host=/run/postgresql",
+                "TASKFLOW_AMQP_URL": "amqps://a,amqps://b",
+                "TASKFLOW_REDIS_URL": "unix:///run/redis.sock",
+                "TASKFLOW_S3_ENDPOINT": "http://[::1]:9000",
+            },
+            Level.OK,
+            "verified to RabbitMQ",
+        ),
+        (
+            {
+                "TASKFLOW_DATABASE_URL": "postgresql://u:secret@a/db?sslmode=verify-full",
+                "TASKFLOW_AMQP_URL": "amqps://a,amqp://b",
+                "TASKFLOW_REDIS_URL": "redis://:secret@127.0.0.1:6379",
+                "TASKFLOW_S3_ENDPOINT": "http://localhost:9000",
+            },
+            Level.WARN,
+            "none to RabbitMQ",
+        ),
+        ({"TASKFLOW_REDIS_URL": "rediss://a"}, Level.WARN, "none to PostgreSQL, RabbitMQ, S3"),
+    ],
+)
+def test_the_doctor_says_where_tls_was_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+    ca_file: Path,
+    changes: dict[str, str],
+    level: Level,
+    text: str,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    diagnosis = check_privacy(load_settings(DoctorSettings))
+    assert (diagnosis.level, text in diagnosis.text) == (level, True), diagnosis.text
+    assert "secret" not in diagnosis.text
