@@ -29,7 +29,7 @@ def check_privacy(settings: DoctorSettings) -> Diagnosis:
             "Write amqps://, rediss:// and https://, and ?sslmode=verify-full for PostgreSQL.",
         )
     if private:
-        return ok("TLS", f"verified to {', '.join(sorted(private))}")
+        return ok("TLS", f"asked for of {', '.join(sorted(private))}")
     return ok("TLS", "none is asked for")
 
 

@@ -159,7 +159,7 @@ def test_what_is_no_certificates_matter_is_not_called_one() -> None:
                 "TASKFLOW_S3_ENDPOINT": "http://[::1]:9000",
             },
             Level.OK,
-            "verified to RabbitMQ",
+            "asked for of RabbitMQ",
         ),
         (
             {
