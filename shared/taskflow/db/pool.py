@@ -49,8 +49,8 @@ REFUSALS: tuple[type[BaseException], ...] = (
     ssl.SSLCertVerificationError,
 )
 """PostgreSQL doesn't let us in, or can't prove who it is: a wrong password, a missing database or
-role, a certificate of a stranger. A process that starts says so and ends; one that runs goes on asking,
-for its outcomes are not written yet."""
+role, a certificate of a stranger. A process that starts says so and ends; one that runs goes on
+asking, for its outcomes are not written yet."""
 
 log = structlog.get_logger(__name__)
 
