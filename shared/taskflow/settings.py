@@ -168,8 +168,23 @@ class DoorSettings(Settings):
         return value
 
 
+class LimitSettings(Settings):
+    """How much a tenant and a key may ask of all API processes; 0 is any number."""
+
+    tenant_limit_requests: int = Field(300_000, ge=0, le=10_000_000)
+    tenant_limit_seconds: int = Field(60, ge=1, le=86_400)
+    key_limit_requests: int = Field(0, ge=0, le=10_000_000)
+    key_limit_seconds: int = Field(60, ge=1, le=86_400)
+    limit_local_share: float = Field(0.5, gt=0, le=1)
+
+
 class ApiSettings(
-    DoorSettings, DatabaseSettings, BrokerSettings, RedisSettings, ObjectStoreSettings
+    DoorSettings,
+    LimitSettings,
+    DatabaseSettings,
+    BrokerSettings,
+    RedisSettings,
+    ObjectStoreSettings,
 ):
     """What the API needs."""
 

@@ -15,6 +15,9 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from taskflow.db.tenants import DEFAULT_TENANT_ID
 from taskflow_api.problems import NOT_AUTHENTICATED, ProblemError
 
+SETTINGS_KEY_ID = "settings"
+"""The id of the key from the settings."""
+
 OPEN_PATHS = frozenset(
     {
         "/",
@@ -44,6 +47,8 @@ class Principal:
     """The caller: what it may see is what belongs to its tenant."""
 
     tenant_id: UUID
+    key_id: str | None = None
+    """The key that it came with; None for who has none."""
 
 
 class ApiKeys:
@@ -55,7 +60,7 @@ class ApiKeys:
     def find(self, key: str) -> Principal | None:
         """The principal of a key, or None. Takes as long for a near miss as for a far one."""
         if hmac.compare_digest(_digest(key), self._digest):
-            return Principal(DEFAULT_TENANT_ID)
+            return Principal(DEFAULT_TENANT_ID, SETTINGS_KEY_ID)
         return None
 
 

@@ -26,6 +26,7 @@ from taskflow_api.health import CHECK_SECONDS, HealthChecks
 from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.log_reader import LogReader
+from taskflow_api.rate_limits.limits import RateLimits
 from taskflow_api.submissions import WRITERS, Submissions
 from taskflow_api.waiting import Waiters
 
@@ -43,6 +44,7 @@ class Resources:
     """What routes work with."""
 
     api_keys: ApiKeys
+    rate_limits: RateLimits
     reads: Reads
     writes: Writes
     relay: Relay
@@ -83,6 +85,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     stack.push_async_callback(redis.aclose)
+    rate_limits = RateLimits(redis, settings)
+    stack.push_async_callback(rate_limits.close)
     broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
     broker.start()
     stack.push_async_callback(broker.close)
@@ -98,6 +102,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     stack.callback(waiters.close)
     return Resources(
         api_keys=ApiKeys(settings.api_key.get_secret_value()),
+        rate_limits=rate_limits,
         reads=reads,
         writes=Writes(tenants),
         relay=relay,

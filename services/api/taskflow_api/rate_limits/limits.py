@@ -1,0 +1,53 @@
+"""How much a tenant, and each of its keys, may ask."""
+
+from collections.abc import Sequence
+
+from redis.asyncio import Redis
+
+from taskflow.settings import LimitSettings
+from taskflow_api.auth import Principal
+from taskflow_api.rate_limits.bucket import Policy
+from taskflow_api.rate_limits.local_buckets import LocalBuckets
+from taskflow_api.rate_limits.shared_buckets import SharedBuckets, SharedBucketsAway
+from taskflow_api.rate_limits.takes import Bucket, Take, Taken
+
+
+class RateLimits:
+    """Buckets in Redis; while it is away, this process's own with a share of the quota."""
+
+    def __init__(self, redis: Redis, settings: LimitSettings) -> None:
+        self._tenant = _policy(
+            "default", settings.tenant_limit_requests, settings.tenant_limit_seconds
+        )
+        self._key = _policy("key", settings.key_limit_requests, settings.key_limit_seconds)
+        self._local_share = settings.limit_local_share
+        self._shared = SharedBuckets(redis)
+        self._local = LocalBuckets()
+
+    async def take(self, caller: Principal, *, cost: int = 1) -> Taken | None:
+        """Take so many tokens of the caller's; None where nothing limits it."""
+        buckets = self._buckets_of(caller)
+        if not buckets:
+            return None
+        try:
+            return await self._shared.take(Take(buckets, cost))
+        except SharedBucketsAway:
+            share = self._local_share
+            own = [Bucket(bucket.policy.share(share), bucket.owner) for bucket in buckets]
+            return self._local.take(Take(own, cost))
+
+    async def close(self) -> None:
+        """Ask Redis no more."""
+        await self._shared.close()
+
+    def _buckets_of(self, caller: Principal) -> Sequence[Bucket]:
+        buckets = []
+        if self._tenant is not None:
+            buckets.append(Bucket(self._tenant, str(caller.tenant_id)))
+        if self._key is not None and caller.key_id is not None:
+            buckets.append(Bucket(self._key, caller.key_id))
+        return buckets
+
+
+def _policy(name: str, requests: int, seconds: int) -> Policy | None:
+    return Policy(name, requests, seconds) if requests else None

@@ -1,0 +1,133 @@
+"""The buckets in Redis, which all API processes share."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextvars import Context
+from importlib import resources
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from taskflow.batching import Batcher, BatcherClosed
+from taskflow.errors import ServiceUnavailable
+from taskflow.patience import pause_seconds
+from taskflow_api.rate_limits.bucket import Policy
+from taskflow_api.rate_limits.takes import Bucket, Take, Taken
+
+ANSWER_SECONDS = 0.05
+"""How long a caller waits for Redis, its turn included."""
+
+MAX_BATCH = 100
+PROBE_PAUSE_SECONDS = 1.0
+"""The longest pause between two looks at a Redis that is away."""
+
+SCRIPT = (resources.files(__package__) / "take.lua").read_text(encoding="utf-8")
+_DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""What Redis knows it by."""
+
+_PROBE = Take([Bucket(Policy("probe", 1, 1), "api")], cost=1)
+
+log = structlog.get_logger(__name__)
+
+
+class SharedBucketsAway(Exception):
+    """Redis does not answer, or not in time. What it was sent may count all the same."""
+
+
+class SharedBuckets:
+    """Takes tokens by one script; the takes that wait while one runs go together into the next.
+
+    Once Redis has failed, nobody waits for it: it is looked after beside the requests until it
+    takes tokens again.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._batcher: Batcher[Take, Taken] = Batcher(
+            self._take_batch, max_items=MAX_BATCH, skip_cancelled=True
+        )
+        self._looking: asyncio.Task[None] | None = None
+
+    async def take(self, take: Take) -> Taken:
+        """Take tokens.
+
+        Raises:
+            SharedBucketsAway: Redis can't be asked now.
+        """
+        if self._looking is not None:
+            raise SharedBucketsAway
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._batcher.submit(take)
+        except (TimeoutError, ServiceUnavailable, BatcherClosed) as error:
+            raise SharedBucketsAway from error
+
+    async def close(self) -> None:
+        """Ask Redis no more."""
+        await self._batcher.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _take_batch(self, batch: Sequence[Take]) -> Sequence[Taken]:
+        if self._looking is not None:
+            raise SharedBucketsAway
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._run(batch)
+        except (OSError, RedisError) as error:
+            log.warning("rate_limits_local", error=str(error) or type(error).__name__)
+            self._looking = asyncio.create_task(
+                self._look(), name="rate-limits-probe", context=Context()
+            )
+            raise SharedBucketsAway from error
+
+    async def _look(self) -> None:
+        """Return when Redis takes tokens again, and in time."""
+        failures = 0
+        while not await self._is_well():
+            failures += 1
+            await asyncio.sleep(pause_seconds(failures, last=PROBE_PAUSE_SECONDS))
+        self._looking = None
+        log.info("rate_limits_shared")
+
+    async def _is_well(self) -> bool:
+        try:
+            # A new connection may take its time here, where nobody waits for it.
+            await self._redis.execute_command("PING")
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._run([_PROBE])
+        except (OSError, RedisError):
+            return False
+        return True
+
+    async def _run(self, batch: Sequence[Take]) -> list[Taken]:
+        keys, arguments = call_of(batch)
+        answer = iter(await self._call(len(keys), *keys, *arguments))
+        return [
+            Taken(take, bool(next(answer)), [next(answer) for _ in take.buckets]) for take in batch
+        ]
+
+    async def _call(self, *arguments: str | int) -> list[int]:
+        found: Any
+        try:
+            found = await self._redis.execute_command("EVALSHA", _DIGEST, *arguments)
+        except NoScriptError:
+            # It is new, was started anew or emptied; EVAL leaves the script with it.
+            found = await self._redis.execute_command("EVAL", SCRIPT, *arguments)
+        return list(found)
+
+
+def call_of(batch: Sequence[Take]) -> tuple[list[str], list[int]]:
+    """The keys and arguments of the script for these takes."""
+    keys: list[str] = []
+    arguments: list[int] = []
+    for take in batch:
+        arguments += (take.cost, len(take.buckets))
+        for bucket in take.buckets:
+            keys.append(bucket.key)
+            arguments += (bucket.policy.quota, bucket.policy.window_ms)
+    return keys, arguments
