@@ -189,7 +189,9 @@ class Server:
     async def _reap(self, pids: list[int], seconds: float = 10.0) -> None:
         await asyncio.to_thread(processes.wait_gone, pids, seconds)
         for running in self._running.values():
-            running.poll()
+            # A zombie can be waited for once the last of its threads is gone, not at once.
+            if running.pid in pids:
+                await asyncio.to_thread(running.wait, seconds)
 
     def _log_path(self, program: str) -> Path:
         return self._folder / "log" / f"{program}.log"

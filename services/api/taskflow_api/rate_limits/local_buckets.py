@@ -10,6 +10,11 @@ MAX_BUCKETS = 10_000
 """Beyond it those that were used longest ago are forgotten, and are full again."""
 
 
+def monotonic_ms() -> int:
+    """A clock that is never set (milliseconds)."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class LocalBuckets:
     """Takes tokens as the shared buckets do, by this process's clock."""
 
@@ -19,7 +24,7 @@ class LocalBuckets:
 
     def take(self, wanted: Take) -> Taken:
         """Take tokens."""
-        now_ms = time.monotonic_ns() // 1_000_000
+        now_ms = monotonic_ms()
         held = [(bucket.policy, self._debt(bucket, now_ms)) for bucket in wanted.buckets]
         granted, debts = take(held, wanted.cost)
         for bucket, debt in zip(wanted.buckets, debts, strict=True):

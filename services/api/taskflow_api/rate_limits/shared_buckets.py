@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Sequence
 from contextvars import Context
 from importlib import resources
-from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -97,7 +96,7 @@ class SharedBuckets:
     async def _is_well(self) -> bool:
         try:
             # A new connection may take its time here, where nobody waits for it.
-            await self._redis.execute_command("PING")
+            await self._redis.ping()
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._run([_PROBE])
         except (OSError, RedisError):
@@ -106,19 +105,17 @@ class SharedBuckets:
 
     async def _run(self, batch: Sequence[Take]) -> list[Taken]:
         keys, arguments = call_of(batch)
-        answer = iter(await self._call(len(keys), *keys, *arguments))
+        answer = iter(await self._call(len(keys), [*keys, *arguments]))
         return [
             Taken(take, bool(next(answer)), [next(answer) for _ in take.buckets]) for take in batch
         ]
 
-    async def _call(self, *arguments: str | int) -> list[int]:
-        found: Any
+    async def _call(self, key_count: int, arguments: Sequence[str | int]) -> list[int]:
         try:
-            found = await self._redis.execute_command("EVALSHA", _DIGEST, *arguments)
+            return list(await self._redis.evalsha(_DIGEST, key_count, *arguments))
         except NoScriptError:
             # It is new, was started anew or emptied; EVAL leaves the script with it.
-            found = await self._redis.execute_command("EVAL", SCRIPT, *arguments)
-        return list(found)
+            return list(await self._redis.eval(SCRIPT, key_count, *arguments))
 
 
 def call_of(batch: Sequence[Take]) -> tuple[list[str], list[int]]:

@@ -1,4 +1,4 @@
-"""The script in Redis: it counts as `bucket.py` does, by Redis's clock, and leaves nothing behind."""
+"""The script in Redis: it counts as `bucket.py` does, by Redis's clock, and leaves no litter."""
 
 import asyncio
 import multiprocessing
@@ -87,14 +87,20 @@ async def test_many_at_once_go_together(buckets: SharedBuckets, redis: Redis) ->
 
 async def test_it_fills_by_the_clock_of_redis(buckets: SharedBuckets, redis: Redis) -> None:
     one = bucket(10, 1)
+
+    async def written_at() -> int:
+        found = await redis.get(one.key)
+        assert isinstance(found, bytes)
+        return int(found.split()[1])
+
     assert await spend(buckets, one, cost=10)
-    _, began = (int(each) for each in (await redis.get(one.key)).split())
+    began = await written_at()
     ended = began
 
     async def enough() -> bool:
         nonlocal ended
         granted = await spend(buckets, one, cost=3)
-        _, ended = (int(each) for each in (await redis.get(one.key)).split())
+        ended = await written_at()
         return granted
 
     await eventually(enough, pause=0.0)
@@ -221,9 +227,7 @@ def test_the_script_counts_as_the_arithmetic_does(
         answer = redis.eval(script, len(keys), *keys, *arguments)
         redis.delete(*(each.key for each in held))
 
-    debts = {
-        each: each.policy.debt_after(debt, NOW_MS - at) for each, (debt, at) in held.items()
-    }
+    debts = {each: each.policy.debt_after(debt, NOW_MS - at) for each, (debt, at) in held.items()}
     expected = []
     for one in takes:
         granted, owed = take([(each.policy, debts[each]) for each in one.buckets], one.cost)

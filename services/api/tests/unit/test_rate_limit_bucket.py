@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from taskflow_api.rate_limits.bucket import Policy, take
 from taskflow_api.rate_limits.takes import Bucket, Take, Taken
 
-policies = st.builds(
-    Policy, st.just("default"), st.integers(1, 10_000_000), st.integers(1, 86_400)
+policies = st.builds(Policy, st.just("default"), st.integers(1, 10_000_000), st.integers(1, 86_400))
+steps = st.lists(
+    st.tuples(st.integers(-5_000, 10_000_000), st.integers(1, 20_000_000)), max_size=50
 )
-steps = st.lists(st.tuples(st.integers(-5_000, 10_000_000), st.integers(1, 20_000_000)), max_size=50)
 
 
 @given(policies, steps)
@@ -37,7 +37,9 @@ def test_it_counts_as_a_bucket_of_fractions_would(
 
 
 @given(policies, st.data())
-def test_the_times_told_are_the_first_at_which_it_is_so(policy: Policy, data: st.DataObject) -> None:
+def test_the_times_told_are_the_first_at_which_it_is_so(
+    policy: Policy, data: st.DataObject
+) -> None:
     debt = data.draw(st.integers(0, policy.most_debt))
     cost = data.draw(st.integers(1, 2 * policy.quota))
     full = policy.full_in_ms(debt)
