@@ -1,19 +1,18 @@
 """The buckets in Redis, which all API processes share."""
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from contextvars import Context
-from importlib import resources
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from taskflow.batching import Batcher, BatcherClosed
 from taskflow.errors import ServiceUnavailable
 from taskflow.patience import pause_seconds
 from taskflow_api.rate_limits.bucket import Policy
+from taskflow_api.rate_limits.script import TakeScript
 from taskflow_api.rate_limits.takes import Bucket, Take, Taken
 
 ANSWER_SECONDS = 0.05
@@ -22,10 +21,6 @@ ANSWER_SECONDS = 0.05
 MAX_BATCH = 100
 PROBE_PAUSE_SECONDS = 1.0
 """The longest pause between two looks at a Redis that is away."""
-
-SCRIPT = (resources.files(__package__) / "take.lua").read_text(encoding="utf-8")
-_DIGEST = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-"""What Redis knows it by."""
 
 _PROBE = Take([Bucket(Policy("probe", 1, 1), "api")], cost=1)
 
@@ -44,7 +39,7 @@ class SharedBuckets:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._script = TakeScript(redis)
         self._batcher: Batcher[Take, Taken] = Batcher(
             self._take_batch, max_items=MAX_BATCH, skip_cancelled=True
         )
@@ -70,13 +65,14 @@ class SharedBuckets:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        await self._script.close()
 
     async def _take_batch(self, batch: Sequence[Take]) -> Sequence[Taken]:
         if self._looking is not None:
             raise SharedBucketsAway
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return await self._run(batch)
+                return await self._script.run(batch)
         except (OSError, RedisError) as error:
             log.warning("rate_limits_local", error=str(error) or type(error).__name__)
             self._looking = asyncio.create_task(
@@ -95,36 +91,10 @@ class SharedBuckets:
 
     async def _is_well(self) -> bool:
         try:
-            # A new connection may take its time here, where nobody waits for it.
-            await self._redis.ping()
+            # It may take its time here, where nobody waits for it.
+            await self._script.connect()
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._run([_PROBE])
+                await self._script.run([_PROBE])
         except (OSError, RedisError):
             return False
         return True
-
-    async def _run(self, batch: Sequence[Take]) -> list[Taken]:
-        keys, arguments = call_of(batch)
-        answer = iter(await self._call(len(keys), [*keys, *arguments]))
-        return [
-            Taken(take, bool(next(answer)), [next(answer) for _ in take.buckets]) for take in batch
-        ]
-
-    async def _call(self, key_count: int, arguments: Sequence[str | int]) -> list[int]:
-        try:
-            return list(await self._redis.evalsha(_DIGEST, key_count, *arguments))
-        except NoScriptError:
-            # It is new, was started anew or emptied; EVAL leaves the script with it.
-            return list(await self._redis.eval(SCRIPT, key_count, *arguments))
-
-
-def call_of(batch: Sequence[Take]) -> tuple[list[str], list[int]]:
-    """The keys and arguments of the script for these takes."""
-    keys: list[str] = []
-    arguments: list[int] = []
-    for take in batch:
-        arguments += (take.cost, len(take.buckets))
-        for bucket in take.buckets:
-            keys.append(bucket.key)
-            arguments += (bucket.policy.quota, bucket.policy.window_ms)
-    return keys, arguments

@@ -3,7 +3,7 @@
 --
 -- KEYS: the buckets of all takes; what each holds is "<debt> <at, ms>", and nothing once it is full.
 -- ARGV: for each take its cost and how many buckets, then quota and window (ms) of each.
--- Returns for each take 1 or 0, then what each of its buckets owes.
+-- Returns for each take 1 or 0, then what each of its buckets owes, in one text: quick to read.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -35,8 +35,8 @@ while arg < #ARGV do
       local value = string.format('%.0f %.0f', debt, now)
       redis.call('SET', KEYS[key + i - 1], value, 'PX', math.ceil(debt / quotas[i]))
     end
-    answer[#answer + 1] = debt
+    answer[#answer + 1] = string.format('%.0f', debt)
   end
   key, arg = key + count, arg + 2 + 2 * count
 end
-return answer
+return table.concat(answer, ' ')

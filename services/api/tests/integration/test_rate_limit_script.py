@@ -14,7 +14,8 @@ from redis import Redis as SynchronousRedis
 from redis.asyncio import Redis
 
 from taskflow_api.rate_limits.bucket import Policy, take
-from taskflow_api.rate_limits.shared_buckets import SCRIPT, SharedBuckets, call_of
+from taskflow_api.rate_limits.script import SCRIPT, call_of
+from taskflow_api.rate_limits.shared_buckets import SharedBuckets
 from taskflow_api.rate_limits.takes import Bucket, Take
 from taskflow_testing.waiting import eventually
 
@@ -225,6 +226,7 @@ def test_the_script_counts_as_the_arithmetic_does(
     with SynchronousRedis.from_url(redis_url) as redis:
         redis.mset({each.key: f"{debt} {at}" for each, (debt, at) in held.items()})
         answer = redis.eval(script, len(keys), *keys, *arguments)
+        assert isinstance(answer, bytes)
         redis.delete(*(each.key for each in held))
 
     debts = {each: each.policy.debt_after(debt, NOW_MS - at) for each, (debt, at) in held.items()}
@@ -233,4 +235,4 @@ def test_the_script_counts_as_the_arithmetic_does(
         granted, owed = take([(each.policy, debts[each]) for each in one.buckets], one.cost)
         debts.update(zip(one.buckets, owed, strict=True))
         expected += [int(granted), *owed]
-    assert answer == expected
+    assert [int(number) for number in answer.split()] == expected
