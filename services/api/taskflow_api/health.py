@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 _HINTS = {
     "database": "See TASKFLOW_DATABASE_URL. Nothing works without PostgreSQL.",
     "broker": "See TASKFLOW_AMQP_URL. Jobs are accepted and run once RabbitMQ is back.",
-    "redis": "See TASKFLOW_REDIS_URL.",
+    "redis": "See TASKFLOW_REDIS_URL. Jobs go on; each API process counts rate limits alone.",
     "object_storage": "See TASKFLOW_S3_ENDPOINT. Jobs run; logs and large results come later.",
 }
 

@@ -29,7 +29,8 @@ misspelt, are a 422.
 
 **Times** are RFC 3339 in UTC, durations are in the unit that their name carries, ids are UUIDv7.
 
-**Answers** carry `X-Request-ID`, which may be chosen by the client.
+**Answers** carry `X-Request-ID`, which may be chosen by the client, and with a key `RateLimit` and
+`RateLimit-Policy`: how many requests the tenant and the key have left.
 """
 _TAGS = [
     {"name": "jobs", "description": "Submit, read, change, cancel, retry, delete."},

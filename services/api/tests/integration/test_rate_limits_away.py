@@ -175,6 +175,16 @@ async def test_who_comes_together_waits_together_and_who_comes_later_not_at_all(
     await is_well(buckets, bucket)
 
 
+async def test_it_begins_while_redis_is_frozen(buckets: SharedBuckets, proxy: TcpProxy) -> None:
+    bucket = new_bucket()
+    proxy.freeze()
+    assert await attempt(buckets, bucket) is None
+    proxy.thaw()
+    taken = await is_well(buckets, bucket)
+    assert taken.granted
+    assert bucket.policy.tokens_left(taken.debts[0]) >= 998
+
+
 async def test_a_slow_redis_is_none_and_late_answers_are_nobodys(
     buckets: SharedBuckets, proxy: TcpProxy
 ) -> None:
