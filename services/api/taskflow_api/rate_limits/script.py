@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -24,7 +25,11 @@ class TakeScript:
 
     def __init__(self, redis: Redis) -> None:
         """The connection is made as `redis` makes its own, and when it is needed."""
-        self._connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        pool = redis.connection_pool
+        # Callers know how long they wait; the client would start a task for each of its time-outs.
+        arguments = pool.connection_kwargs | {"socket_timeout": None}
+        # Any: half of its methods have no types.
+        self._connection: Any = pool.connection_class(**arguments)
 
     async def run(self, batch: Sequence[Take]) -> list[Taken]:
         """Take tokens.

@@ -18,6 +18,7 @@ from taskflow_api.rate_limits.takes import Bucket, Take, Taken
 ANSWER_SECONDS = 0.05
 """How long a caller waits for Redis, its turn included."""
 
+CONNECT_SECONDS = 1.0
 MAX_BATCH = 100
 PROBE_PAUSE_SECONDS = 1.0
 """The longest pause between two looks at a Redis that is away."""
@@ -44,6 +45,7 @@ class SharedBuckets:
             self._take_batch, max_items=MAX_BATCH, skip_cancelled=True
         )
         self._looking: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def take(self, take: Take) -> Taken:
         """Take tokens.
@@ -61,6 +63,8 @@ class SharedBuckets:
 
     async def close(self) -> None:
         """Ask Redis no more."""
+        # The client may lose a cancellation: `wait_for` of Python 3.11 does.
+        self._closed = True
         await self._batcher.close()
         if self._looking is not None:
             self._looking.cancel()
@@ -84,6 +88,8 @@ class SharedBuckets:
         """Return when Redis takes tokens again, and in time."""
         failures = 0
         while not await self._is_well():
+            if self._closed:
+                return
             failures += 1
             await asyncio.sleep(pause_seconds(failures, last=PROBE_PAUSE_SECONDS))
         self._looking = None
@@ -92,7 +98,8 @@ class SharedBuckets:
     async def _is_well(self) -> bool:
         try:
             # It may take its time here, where nobody waits for it.
-            await self._script.connect()
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._script.connect()
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._script.run([_PROBE])
         except (OSError, RedisError):
