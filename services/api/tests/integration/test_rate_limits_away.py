@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from taskflow_api.rate_limits.bucket import Policy
 from taskflow_api.rate_limits.local_buckets import LocalBuckets
@@ -102,10 +103,11 @@ async def test_requests_go_on_under_a_share_of_the_limit(
         await break_it(own_redis)
 
         answers = []
-        for _ in range(30):
-            began = time.perf_counter()
-            answers.append(await api.get(WORKERS))
-            assert time.perf_counter() - began < usual + ANSWER_SECONDS + SLACK_SECONDS
+        with capture_logs() as logged:
+            for _ in range(30):
+                began = time.perf_counter()
+                answers.append(await api.get(WORKERS))
+                assert time.perf_counter() - began < usual + ANSWER_SECONDS + SLACK_SECONDS
         statuses = [answer.status_code for answer in answers]
         # 24, and those that Redis gave before it was broken through and through.
         granted = statuses.count(200)
@@ -113,6 +115,9 @@ async def test_requests_go_on_under_a_share_of_the_limit(
         assert statuses == [200] * granted + [429] * (30 - granted)
         assert answers[-1].headers["RateLimit-Policy"] == '"default";q=24;w=3600'
         assert answers[-1].headers["RateLimit"].startswith('"default";r=0;')
+
+        # Nor is it ever taken for well meanwhile.
+        assert [each["event"] for each in logged].count("rate_limits_local") == 1
 
         await mend_it(own_redis)
         await eventually(is_shared)
