@@ -4,9 +4,9 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from taskflow.settings import ApiSettings, DoorSettings
-from taskflow_api.auth import refuse_unguarded
 from taskflow_api.client_address import TrustedProxies
 from taskflow_api.error_handlers import install_error_handlers
+from taskflow_api.guards import refuse_unguarded
 from taskflow_api.lifespan import lifespan_of
 from taskflow_api.middleware.address_limit import AddressLimitMiddleware
 from taskflow_api.middleware.body_limit import BodyLimitMiddleware

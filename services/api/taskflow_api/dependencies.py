@@ -6,9 +6,7 @@ from uuid import UUID
 import structlog
 from fastapi import Depends, Path, Request
 
-from taskflow_api.auth import Principal, authenticate
 from taskflow_api.lifespan import Resources
-from taskflow_api.rate_limits.charge import charge
 from taskflow_api.request_headers import idempotency_key, wait_seconds
 
 
@@ -16,18 +14,6 @@ async def resources(request: Request) -> Resources:
     """What lives as long as the process."""
     found: Resources = request.app.state.resources
     return found
-
-
-async def within_limits(
-    request: Request, caller: Annotated[Principal, Depends(authenticate)]
-) -> Principal:
-    """The caller, one request of whose limits is used up.
-
-    Raises:
-        ProblemError: 401, it is not known; 429, it has asked too much.
-    """
-    await charge(request, caller)
-    return caller
 
 
 async def job_id(
@@ -40,7 +26,6 @@ async def job_id(
     return job_id
 
 
-Caller = Annotated[Principal, Depends(within_limits)]
 With = Annotated[Resources, Depends(resources)]
 JobId = Annotated[UUID, Depends(job_id)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

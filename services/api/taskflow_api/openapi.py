@@ -20,7 +20,9 @@ _DESCRIPTION = """\
 TaskFlow runs jobs: post one, and it is kept, run by a worker, and its state, result and log can
 be read here.
 
-**Authentication**: `X-API-Key: <key>` or `Authorization: Bearer <key>`.
+**Authentication**: `X-API-Key: <key>` or `Authorization: Bearer <key>`. Each operation needs
+one scope, which `security` names beside its schemes: `jobs:read`, `jobs:write`, `queues:write` or
+`admin`, which holds all the others. A key that lacks it is told so by a 403.
 
 **Problems**: every answer from 400 up is `application/problem+json` (RFC 9457). Programs go by
 `code`; `errors` names what is wrong with a request by JSON pointers: into the body, or with

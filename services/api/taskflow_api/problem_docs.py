@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from taskflow_api.problems import (
     BAD_REQUEST,
     HEADERS_TOO_LARGE,
+    INSUFFICIENT_SCOPE,
     INTERNAL_ERROR,
     MEDIA_TYPE,
     NOT_AUTHENTICATED,
@@ -24,6 +25,7 @@ Responses = dict[int | str, dict[str, Any]]
 _REQUEST_ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a"
 _HEADERS = {
     401: {"WWW-Authenticate": "How to authenticate."},
+    403: {"WWW-Authenticate": "Which scope is needed."},
     405: {"Allow": "The methods of the address."},
     429: {
         "Retry-After": "Seconds after which to try again.",
@@ -45,7 +47,7 @@ def door_docs() -> list[tuple[ProblemKind, dict[str, Any]]]:
 def problem_docs(*kinds: ProblemKind, public: bool = False) -> Responses:
     """The answers of an operation that are problems; those that any may have are added."""
     by_status: defaultdict[int, list[ProblemKind]] = defaultdict(list)
-    guarded = () if public else (NOT_AUTHENTICATED, SERVICE_UNAVAILABLE)
+    guarded = () if public else (NOT_AUTHENTICATED, INSUFFICIENT_SCOPE, SERVICE_UNAVAILABLE)
     for kind in (*kinds, *guarded, INTERNAL_ERROR):
         by_status[kind.status].append(kind)
     return {status: _response(status, found) for status, found in sorted(by_status.items())}

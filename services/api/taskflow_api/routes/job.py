@@ -14,9 +14,10 @@ from taskflow.jobs.states import TERMINAL
 from taskflow.jobs.views import Row
 from taskflow.relay import Dispatch
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, JobId, WaitSeconds, With
+from taskflow_api.dependencies import JobId, WaitSeconds, With
 from taskflow_api.etags import PATTERN as ETAGS_PATTERN
 from taskflow_api.etags import is_unchanged, versions_in
+from taskflow_api.guards import JobReader, JobWriter
 from taskflow_api.job_documents import JobDocument, job_document, with_result
 from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
@@ -46,7 +47,7 @@ _ETAG = {"ETag": "The job's version, for If-None-Match and If-Match."}
 async def get_job(
     *,
     request: Request,
-    caller: Caller,
+    caller: JobReader,
     resources: With,
     job_id: JobId,
     wait: WaitSeconds,
@@ -127,7 +128,7 @@ async def _departure(request: Request) -> None:
 async def change_job(
     *,
     request: Request,
-    caller: Caller,
+    caller: JobWriter,
     resources: With,
     job_id: JobId,
     if_match: Annotated[
@@ -165,7 +166,7 @@ async def change_job(
         problems.JOB_NOT_FOUND, problems.JOB_STATE_CONFLICT, problems.INVALID_CONTENT
     ),
 )
-async def delete_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+async def delete_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
     """Delete a job that has ended, with its history, logs and artifacts.
 
     Nobody can read it from then on. What it has in the object storage goes within seconds, or as

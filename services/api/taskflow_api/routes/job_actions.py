@@ -8,7 +8,8 @@ from taskflow.jobs.schemas import JobView
 from taskflow.jobs.states import JobState
 from taskflow.relay import Dispatch
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, JobId, With
+from taskflow_api.dependencies import JobId, With
+from taskflow_api.guards import JobWriter
 from taskflow_api.problem_docs import problem_docs
 from taskflow_api.routes.job import read_document
 
@@ -33,7 +34,7 @@ _PROBLEMS = problem_docs(
         **_PROBLEMS,
     },
 )
-async def cancel_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+async def cancel_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
     """Cancel a waiting job, or ask for the end of a running one; again does no harm."""
     async with resources.writes.connection(caller.tenant_id) as connection:
         state = await commands.cancel(connection, caller.tenant_id, job_id)
@@ -50,7 +51,7 @@ async def cancel_job(caller: Caller, resources: With, job_id: JobId) -> Response
     response_description="It is queued, with a fresh budget of attempts.",
     responses=_PROBLEMS,
 )
-async def retry_job(caller: Caller, resources: With, job_id: JobId) -> Response:
+async def retry_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await commands.retry(connection, caller.tenant_id, job_id)

@@ -6,7 +6,8 @@ from taskflow.jobs import queries
 from taskflow.jobs.schemas import AttemptList, EventList
 from taskflow.jobs.views import attempt_view, event_view
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, JobId, With
+from taskflow_api.dependencies import JobId, With
+from taskflow_api.guards import JobReader
 from taskflow_api.problem_docs import problem_docs
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
@@ -21,7 +22,7 @@ _PROBLEMS = problem_docs(problems.JOB_NOT_FOUND, problems.INVALID_CONTENT)
     summary="List a job's attempts",
     responses=_PROBLEMS,
 )
-async def list_attempts(caller: Caller, resources: With, job_id: JobId) -> AttemptList:
+async def list_attempts(caller: JobReader, resources: With, job_id: JobId) -> AttemptList:
     """Every run of the job in order, with its worker, times and error."""
     async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_attempts(connection, caller.tenant_id, job_id)
@@ -35,7 +36,7 @@ async def list_attempts(caller: Caller, resources: With, job_id: JobId) -> Attem
     summary="List a job's transitions",
     responses=_PROBLEMS,
 )
-async def list_events(caller: Caller, resources: With, job_id: JobId) -> EventList:
+async def list_events(caller: JobReader, resources: With, job_id: JobId) -> EventList:
     """Every transition of the job in order."""
     async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_events(connection, caller.tenant_id, job_id)

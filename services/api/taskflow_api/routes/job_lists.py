@@ -13,7 +13,8 @@ from taskflow.jobs.schemas import JobPage, JobStats, Tag, Text, Time
 from taskflow.jobs.states import JobState, Priority
 from taskflow.jobs.views import job_view
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, With
+from taskflow_api.dependencies import With
+from taskflow_api.guards import JobReader
 from taskflow_api.problem_docs import problem_docs
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
@@ -97,7 +98,7 @@ class JobListQuery(Window):
     responses=problem_docs(problems.INVALID_CONTENT, problems.INVALID_CURSOR),
 )
 async def list_jobs(
-    caller: Caller, resources: With, query: Annotated[JobListQuery, Query()]
+    caller: JobReader, resources: With, query: Annotated[JobListQuery, Query()]
 ) -> JobPage:
     """Jobs, newest first, a page at a time: none is skipped or shown twice while others arrive.
 
@@ -136,7 +137,7 @@ class JobStatsQuery(Window):
     responses=problem_docs(problems.INVALID_CONTENT),
 )
 async def count_jobs(
-    caller: Caller, resources: With, query: Annotated[JobStatsQuery, Query()]
+    caller: JobReader, resources: With, query: Annotated[JobStatsQuery, Query()]
 ) -> JobStats:
     """How many jobs are in which state: in all, and by queue and type on request."""
     wanted = JobFilter(created_after=query.created_after, created_before=query.created_before)

@@ -9,7 +9,8 @@ from taskflow.jobs import queries
 from taskflow.jobs.schemas import TYPE_PATTERN, JobTypeList
 from taskflow.jobs.views import job_type_view
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, With
+from taskflow_api.dependencies import With
+from taskflow_api.guards import JobReader
 from taskflow_api.problem_docs import problem_docs
 from taskflow_api.problems import JOB_TYPE_NOT_FOUND, ProblemError
 
@@ -29,7 +30,7 @@ class SchemaResponse(JSONResponse):
     summary="List the job types",
     responses=problem_docs(),
 )
-async def list_job_types(caller: Caller, resources: With) -> JobTypeList:
+async def list_job_types(caller: JobReader, resources: With) -> JobTypeList:
     """What consumers have registered: the types that a job may have."""
     async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_job_types(
@@ -61,7 +62,7 @@ async def list_job_types(caller: Caller, resources: With) -> JobTypeList:
     response_class=SchemaResponse,
 )
 async def get_job_type_schema(
-    caller: Caller,
+    caller: JobReader,
     resources: With,
     job_type: Annotated[str, Path(pattern=TYPE_PATTERN, examples=["echo"])],
 ) -> SchemaResponse:

@@ -8,7 +8,8 @@ from starlette.responses import StreamingResponse
 
 from taskflow.jobs.log_index import list_chunks
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, JobId, With
+from taskflow_api.dependencies import JobId, With
+from taskflow_api.guards import JobReader
 from taskflow_api.log_parts import LogFormat
 from taskflow_api.media_types import log_format
 from taskflow_api.problem_docs import Responses, headers_doc, problem_docs
@@ -71,7 +72,7 @@ _RESPONSES: Responses = {
 async def get_log(
     *,
     request: Request,
-    caller: Caller,
+    caller: JobReader,
     resources: With,
     job_id: JobId,
     query: Annotated[LogQuery, Query()],

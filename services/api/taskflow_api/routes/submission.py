@@ -9,7 +9,8 @@ from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
 from taskflow.jobs.views import accepted_view, job_links
 from taskflow_api import problems
-from taskflow_api.dependencies import Caller, IdempotencyKey, With
+from taskflow_api.dependencies import IdempotencyKey, With
+from taskflow_api.guards import JobWriter
 from taskflow_api.intake import PATH, Defaults, defaults_for, new_job
 from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
 from taskflow_api.json_body import read_body
@@ -60,7 +61,7 @@ _HEADERS = headers_doc(
     openapi_extra=json_body_doc(JobRequest),
 )
 async def submit_job(
-    request: Request, caller: Caller, resources: With, key: IdempotencyKey
+    request: Request, caller: JobWriter, resources: With, key: IdempotencyKey
 ) -> Response:
     """A 202 means that the job is committed: it will run, whatever stops or fails from then on.
 

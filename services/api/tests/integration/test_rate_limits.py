@@ -8,6 +8,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from taskflow.access.scopes import ALL_SCOPES, Actor, ActorKind
 from taskflow.settings import LimitSettings
 from taskflow_api.auth import Principal
 from taskflow_api.rate_limits.limits import RateLimits
@@ -116,6 +117,10 @@ async def test_a_limit_of_zero_is_none(start: Start, key_limit: int) -> None:
     assert answer.headers.get("RateLimit-Policy") == ('"key";q=5;w=3600' if key_limit else None)
 
 
+def caller(tenant: UUID, key_id: str | None) -> Principal:
+    return Principal(tenant, Actor(ActorKind.KEY, "k"), ALL_SCOPES, key_id)
+
+
 async def test_tenants_and_keys_have_buckets_of_their_own(patient_redis: Redis) -> None:
     limits = RateLimits(
         patient_redis,
@@ -125,7 +130,7 @@ async def test_tenants_and_keys_have_buckets_of_their_own(patient_redis: Redis) 
     )  # fmt: skip
 
     async def spend(tenant: UUID, key_id: str | None, cost: int) -> bool:
-        taken = await limits.take(Principal(tenant, key_id), cost=cost)
+        taken = await limits.take(caller(tenant, key_id), cost=cost)
         assert taken is not None
         return taken.granted
 

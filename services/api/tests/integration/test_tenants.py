@@ -10,7 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from taskflow_api.auth import OPEN_PATHS, ApiKeys, Principal
+from taskflow.access.scopes import ALL_SCOPES, Actor, ActorKind
+from taskflow_api.auth import ApiKeys, Principal
+from taskflow_api.guards import OPEN_PATHS
 from taskflow_api.openapi import openapi_json
 from taskflow_testing.jobs import TENANT, Jobs
 
@@ -45,10 +47,10 @@ LISTS = [each for each in OPERATIONS if "{" not in each.path and each.method == 
 class TwoTenants(ApiKeys):
     """The key of the settings, and one of another tenant."""
 
-    def find(self, key: str) -> Principal | None:
+    async def find(self, key: str) -> Principal | None:
         if key == OTHER_KEY["X-API-Key"]:
-            return Principal(tenant_id=OTHER)
-        return super().find(key)
+            return Principal(OTHER, Actor(ActorKind.KEY, "other"), ALL_SCOPES)
+        return await super().find(key)
 
 
 @pytest.fixture

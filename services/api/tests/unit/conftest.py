@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from taskflow.settings import ApiSettings
 from taskflow_api.app import create_app
@@ -10,9 +11,9 @@ NOWHERE = "127.0.0.1:1"
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service none of whose servers is there."""
-    app = create_app(
+def app() -> FastAPI:
+    """A service none of whose servers is there."""
+    return create_app(
         ApiSettings(
             _env_file=None,
             database_url=f"postgresql://u:p@{NOWHERE}/taskflow",
@@ -24,6 +25,11 @@ async def api() -> AsyncIterator[httpx.AsyncClient]:
             api_key="tf_live_testing_only",
         )
     )
+
+
+@pytest.fixture
+async def api(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of that service."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"X-API-Key": "tf_live_testing_only"}
     async with (

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from taskflow.jobs import schemas
 from taskflow_api import health
-from taskflow_api.auth import OPEN_PATHS, refuse_unguarded
 from taskflow_api.examples import EXAMPLES
+from taskflow_api.guards import OPEN_PATHS, refuse_unguarded
 from taskflow_api.openapi import openapi_json
 from taskflow_api.routes import all_routes
 from taskflow_api.routes import health as health_routes
@@ -58,7 +58,7 @@ def test_an_operation_tells_its_problems(method: str, path: str, operation: dict
     statuses = set(operation["responses"])
     expected = {"400", "414", "421", "429", "431", "500"}
     if path not in OPEN_PATHS:
-        expected |= {"401", "503"}
+        expected |= {"401", "403", "503"}
         assert {next(iter(scheme)) for scheme in operation["security"]} == {"ApiKey", "Bearer"}
     if "{job_id}" in path:
         expected |= {"404", "422"}
@@ -124,10 +124,10 @@ def test_an_example_is_what_its_model_shows(name: str) -> None:
     assert shown == EXAMPLES[name]
 
 
-def test_a_route_without_a_guard_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_route_without_a_scope_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_unguarded(all_routes())
-    monkeypatch.setattr("taskflow_api.auth.OPEN_PATHS", frozenset())
-    with pytest.raises(RuntimeError, match="guard"):
+    monkeypatch.setattr("taskflow_api.guards.OPEN_PATHS", frozenset())
+    with pytest.raises(RuntimeError, match="scope"):
         refuse_unguarded(all_routes())
 
 

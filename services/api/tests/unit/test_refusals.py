@@ -6,7 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from taskflow_api.auth import OPEN_PATHS
+from taskflow_api.guards import OPEN_PATHS
 from taskflow_api.routes import all_routes
 from taskflow_testing.problems import check_problem
 
