@@ -4,6 +4,7 @@
 names it in lists and logs, and the checksum tells a mistyped key from a revoked one.
 """
 
+import hashlib
 import secrets
 import string
 import zlib
@@ -33,8 +34,13 @@ class ApiKey:
     @property
     def text(self) -> str:
         """The whole key, as its owner sends it."""
-        body = f"{PREFIX}_{self.key_id}_{self.secret}"
+        body = f"{prefix_of(self.key_id)}_{self.secret}"
         return body + _checksum(body)
+
+    @property
+    def digest(self) -> bytes:
+        """What is kept of it."""
+        return digest_of(self.text)
 
 
 def generate() -> ApiKey:
@@ -60,6 +66,16 @@ def parse(text: str) -> ApiKey:
     if not is_whole or text != key.text:
         raise MalformedApiKey("The API key is not whole: it was mistyped or cut off.")
     return key
+
+
+def prefix_of(key_id: str) -> str:
+    """How the key with this id begins; no secret."""
+    return f"{PREFIX}_{key_id}"
+
+
+def digest_of(text: str) -> bytes:
+    """The SHA-256 of a key's text, or of anything that came in the place of one."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _random_text(length: int) -> str:

@@ -1,6 +1,5 @@
 """Who calls: a key becomes a principal. What that may do, `guards` decides."""
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,8 +9,10 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from taskflow.access.scopes import ALL_SCOPES, Actor, ActorKind, Scope
+from taskflow.api_key import MalformedApiKey, digest_of, parse
 from taskflow.db.tenants import DEFAULT_TENANT_ID
 from taskflow_api.problems import NOT_AUTHENTICATED, ProblemError
+from taskflow_api.stored_keys import KeyUses, StoredKeys
 
 SETTINGS_KEY_ID = "settings"
 """The id of the key from the settings."""
@@ -34,7 +35,7 @@ class Principal:
     actor: Actor
     scopes: frozenset[Scope]
     key_id: str | None = None
-    """The key that it came with; None for who has none."""
+    """The id of the key that it came with; None for who has none."""
 
     def holds(self, scope: Scope) -> bool:
         """Whether it may do what needs this scope."""
@@ -42,17 +43,33 @@ class Principal:
 
 
 class ApiKeys:
-    """The keys that are known; today the one of the settings."""
+    """The keys that are known: the one of the settings, and those in PostgreSQL."""
 
-    def __init__(self, key: str) -> None:
-        self._digest = _digest(key)
+    def __init__(self, settings_key: str, stored: StoredKeys, uses: KeyUses) -> None:
+        self._settings_digest = digest_of(settings_key)
+        self._stored = stored
+        self._uses = uses
 
     async def find(self, key: str) -> Principal | None:
-        """The principal of a key, or None. Takes as long for a near miss as for a far one."""
-        if hmac.compare_digest(_digest(key), self._digest):
+        """The principal of a key, or None. Takes as long for a near miss as for a far one.
+
+        Raises:
+            ServiceUnavailable: PostgreSQL can't be asked; the key of the settings needs no asking.
+        """
+        digest = digest_of(key)
+        if hmac.compare_digest(digest, self._settings_digest):
             actor = Actor(ActorKind.SETTINGS, SETTINGS_KEY_ID)
             return Principal(DEFAULT_TENANT_ID, actor, ALL_SCOPES, SETTINGS_KEY_ID)
-        return None
+        try:
+            key_id = parse(key).key_id
+        except MalformedApiKey:
+            return None
+        stored = await self._stored.get(key_id)
+        if stored is None or not hmac.compare_digest(digest, stored.secret_hash):
+            return None
+        self._uses.note(stored.id)
+        actor = Actor(ActorKind.KEY, str(stored.id))
+        return Principal(stored.tenant_id, actor, stored.scopes, str(stored.id))
 
 
 async def authenticate(
@@ -77,11 +94,7 @@ async def authenticate(
     if principal is None:
         raise ProblemError(
             NOT_AUTHENTICATED,
-            "The API key is not valid.",
+            "The API key is not valid: it is mistyped or unknown, was revoked or has expired.",
             headers={"WWW-Authenticate": f'{REALM}, error="invalid_token"'},
         )
     return principal
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

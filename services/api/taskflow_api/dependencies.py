@@ -26,6 +26,14 @@ async def job_id(
     return job_id
 
 
+ApiKeyId = Annotated[
+    UUID,
+    Path(
+        alias="api_key_id",
+        description="A key's id.",
+        examples=["0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4c"],
+    ),
+]
 With = Annotated[Resources, Depends(resources)]
 JobId = Annotated[UUID, Depends(job_id)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from taskflow.access.errors import ApiKeyConflict, ApiKeyNotFound
 from taskflow.errors import (
     IdempotencyKeyReused,
     InvalidContent,
@@ -101,6 +102,8 @@ def _of_range(error: RangeNotSatisfiable) -> dict[str, Any]:
 _ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
     JobNotFound: (problems.JOB_NOT_FOUND, _nothing_more),
     JobStateConflict: (problems.JOB_STATE_CONFLICT, _of_state),
+    ApiKeyNotFound: (problems.API_KEY_NOT_FOUND, _nothing_more),
+    ApiKeyConflict: (problems.API_KEY_CONFLICT, _nothing_more),
     VersionMismatch: (problems.VERSION_MISMATCH, _nothing_more),
     IdempotencyKeyReused: (problems.IDEMPOTENCY_KEY_REUSED, _nothing_more),
     UnknownJobType: (problems.UNKNOWN_JOB_TYPE, _of_job_type),
@@ -161,12 +164,13 @@ def _no_such_method(request: Request) -> Response:
     return problem_response(request.scope, METHOD_NOT_ALLOWED, detail, headers={"Allow": allow})
 
 
+_ID_PARAMS = {"job_id", "api_key_id"}
+
+
 def _could_exist(path_params: Mapping[str, str]) -> bool:
-    job_id = path_params.get("job_id")
-    if job_id is None:
-        return True
     try:
-        UUID(job_id)
+        for name in path_params.keys() & _ID_PARAMS:
+            UUID(path_params[name])
     except ValueError:
         return False
     return True

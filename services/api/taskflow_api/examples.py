@@ -3,6 +3,7 @@
 from typing import Any
 
 _JOB_ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a"
+_KEY_ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4c"
 _WORKER_ID = "0198f19e-10aa-7c21-8d3e-5b7a9c1d2e3f"
 _SUBMITTED = "2026-11-22T02:02:02.000000Z"
 _STARTED = "2026-11-22T02:02:02.012345Z"
@@ -41,6 +42,20 @@ _JOB: dict[str, Any] = {
         "attempts": f"/api/v1/jobs/{_JOB_ID}/attempts",
         "events": f"/api/v1/jobs/{_JOB_ID}/events",
     },
+}
+
+_API_KEY: dict[str, Any] = {
+    "id": _KEY_ID,
+    "name": "web shop",
+    "prefix": "tf_live_Ab3dEf7h",
+    "scopes": ["jobs:read", "jobs:write"],
+    "state": "active",
+    "created_at": _SUBMITTED,
+    "created_by": {"kind": "settings", "id": "settings"},
+    "expires_at": None,
+    "revoked_at": None,
+    "replaces": None,
+    "last_used_at": _FINISHED,
 }
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -127,6 +142,30 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "updated_at": _SUBMITTED,
             }
         ]
+    },
+    "ApiKeyView": _API_KEY,
+    "NewApiKeyView": _API_KEY
+    | {
+        "last_used_at": None,
+        "key": "tf_live_Ab3dEf7h_0123456789ABCDEFGHIJKLMNOPQRSTUV39OnK9",
+    },
+    "ApiKeyPage": {"items": [_API_KEY], "next_cursor": None, "has_more": False},
+    "AuditPage": {
+        "items": [
+            {
+                "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4d",
+                "at": _FINISHED,
+                "actor": {"kind": "key", "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4e"},
+                "action": "api_key.rename",
+                "resource": {"kind": "api_key", "id": _KEY_ID},
+                "before": {"name": "shop"},
+                "after": {"name": "web shop"},
+                "client_address": "203.0.113.7",
+                "request_id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4f",
+            }
+        ],
+        "next_cursor": None,
+        "has_more": False,
     },
     "Status": {"status": "ok"},
     "Health": {

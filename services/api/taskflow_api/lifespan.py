@@ -27,13 +27,14 @@ from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.log_reader import LogReader
 from taskflow_api.rate_limits.limits import RateLimits
+from taskflow_api.stored_keys import KeyUses, StoredKeys
 from taskflow_api.submissions import WRITERS, Submissions
 from taskflow_api.waiting import Waiters
 
 RELAY_STOP_SECONDS = 5.0
 """How long pointers of committed jobs may still be sent once the process stops."""
 
-OWN_POOL_SIZE = 3
+OWN_POOL_SIZE = 4
 """Connections for what the API does in nobody's name, beside those of requests."""
 
 _APPLICATION_NAME = "taskflow-api"
@@ -78,6 +79,10 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     own, tenants, intake = await _open_databases(settings, stack)
     reads = await _open_reads(settings, stack)
     object_store = _open_object_store(settings, stack)
+    stored_keys = StoredKeys(own)
+    stack.push_async_callback(stored_keys.close)
+    key_uses = KeyUses(own)
+    stack.push_async_callback(key_uses.close)
     redis = open_redis(
         settings.redis_url.get_secret_value(),
         timeout_seconds=CHECK_SECONDS,
@@ -101,7 +106,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     waiters = Waiters(own)
     stack.callback(waiters.close)
     return Resources(
-        api_keys=ApiKeys(settings.api_key.get_secret_value()),
+        api_keys=ApiKeys(settings.api_key.get_secret_value(), stored_keys, key_uses),
         rate_limits=rate_limits,
         reads=reads,
         writes=Writes(tenants),

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from taskflow.access.schemas import ApiKeyPatch, ApiKeyRequest, ApiKeyRotation
 from taskflow.jobs.schemas import JobPatch, JobRequest
 from taskflow_api.examples import EXAMPLES
 from taskflow_api.problem_docs import door_docs
@@ -39,6 +40,8 @@ _TAGS = [
     {"name": "logs", "description": "What jobs have logged."},
     {"name": "workers", "description": "The consumers that run jobs."},
     {"name": "job types", "description": "What consumers have registered."},
+    {"name": "API keys", "description": "Who may do what: keys, their scopes and their ends."},
+    {"name": "audit log", "description": "Who did what."},
     {"name": "health", "description": "Is the service well? Needs no key."},
 ]
 _REF = "#/components/schemas/{model}"
@@ -69,9 +72,12 @@ def openapi_json() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+_READ_BY_HAND = (JobRequest, JobPatch, ApiKeyRequest, ApiKeyPatch, ApiKeyRotation, Problem)
+
+
 def _models_read_by_hand() -> dict[str, Any]:
     """The schemas of bodies that routes read themselves, and of the problems."""
-    models = [(model, "validation") for model in (JobRequest, JobPatch, Problem)]
+    models = [(model, "validation") for model in _READ_BY_HAND]
     _, definitions = models_json_schema(models, ref_template=_REF)  # type: ignore[arg-type]
     found: dict[str, Any] = definitions["$defs"]
     return found

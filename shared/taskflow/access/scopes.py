@@ -24,6 +24,8 @@ class ActorKind(StrEnum):
     USER = "user"
     SETTINGS = "settings"
     """By the key of the settings."""
+    OPERATOR = "operator"
+    """At the database, by `taskflow keys`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +34,4 @@ class Actor:
 
     kind: ActorKind
     id: str
-    """A key's or a user's id."""
+    """A key's or a user's id; an operator's login at the database."""

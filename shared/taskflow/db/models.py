@@ -281,3 +281,47 @@ pending_erasures = Table(
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
     Index("ix_pending_erasures_due", "due_at"),
 )
+
+# A key's secret is known to its owner alone. A key that is replaced or revoked stays, to be read.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    # The part of the key that names it, by which it is looked up.
+    Column("key_id", Text, nullable=False, unique=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_by_kind", Text, nullable=False),
+    Column("created_by_id", Text, nullable=False),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("expires_at", _timestamp),
+    # Ahead while another key takes its place.
+    Column("revoked_at", _timestamp),
+    Column("replaces", UUID(as_uuid=True)),
+    Column("last_used_at", _timestamp),
+    Index("ix_api_keys_newest", "tenant_id", "created_at", "id"),
+    Index("ix_api_keys_replaces", "replaces", postgresql_where=text("replaces IS NOT NULL")),
+)
+
+# Who did what; written in the transaction that does it.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("actor_kind", Text, nullable=False),
+    Column("actor_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("resource_kind", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Column("client_address", Text),
+    Column("request_id", Text),
+    Column("created_at", _timestamp, nullable=False, server_default=func.clock_timestamp()),
+    Index("ix_audit_log_newest", "tenant_id", "created_at", "id"),
+    Index("ix_audit_log_actor", "tenant_id", "actor_id", "created_at", "id"),
+    Index("ix_audit_log_resource", "tenant_id", "resource_id", "created_at", "id"),
+)

@@ -22,10 +22,10 @@ class InvalidCursor(TaskFlowError):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last job of a page: the next page begins after it."""
+    """The last item of a page: the next page begins after it."""
 
     created_at: datetime
-    job_id: UUID
+    id: UUID
 
 
 def list_digest(filters: dict[str, Any]) -> bytes:
@@ -37,7 +37,7 @@ def list_digest(filters: dict[str, Any]) -> bytes:
 def encode(position: Position, digest: bytes) -> str:
     """The cursor after `position`, to the microsecond."""
     microseconds = (position.created_at - _EPOCH) // timedelta(microseconds=1)
-    packed = _FORMAT.pack(digest, microseconds, position.job_id.bytes)
+    packed = _FORMAT.pack(digest, microseconds, position.id.bytes)
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
@@ -49,8 +49,8 @@ def decode(cursor: str, digest: bytes) -> Position:
     """
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        found, microseconds, job_id = _FORMAT.unpack(packed)
-        position = Position(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=job_id))
+        found, microseconds, id_ = _FORMAT.unpack(packed)
+        position = Position(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id_))
     except (ValueError, binascii.Error, struct.error, OverflowError) as error:
         raise InvalidCursor("The cursor is malformed; take it from next_cursor.") from error
     if found != digest:

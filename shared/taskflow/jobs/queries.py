@@ -90,7 +90,7 @@ async def list_jobs(
     place = tuple_(jobs.c.created_at, jobs.c.id)
     statement: Select[Any] = select(jobs).where(*wanted.clauses(tenant_id))
     if after is not None:
-        statement = statement.where(place < tuple_(after.created_at, after.job_id))
+        statement = statement.where(place < tuple_(after.created_at, after.id))
     statement = statement.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)
     rows = (await connection.execute(statement)).mappings().all()
     if len(rows) <= limit:

@@ -14,6 +14,7 @@ import pytest
 from taskflow.db.models import metadata
 from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for
+from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import Jobs
 
 TENANT, INTAKE, API = DatabaseRole.TENANT, DatabaseRole.INTAKE, DatabaseRole.API
@@ -45,6 +46,13 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         },
         "log_chunks": {"SELECT": "*", "DELETE": "*"},
         "pending_erasures": {"INSERT": "*"},
+        "api_keys": {
+            "SELECT": "created_at created_by_id created_by_kind expires_at id key_id last_used_at"
+            " name replaces revoked_at scopes tenant_id",
+            "INSERT": "*",
+            "UPDATE": "name revoked_at",
+        },
+        "audit_log": {"SELECT": "*", "INSERT": "*"},
         "workers": {"SELECT": "*"},
         "job_types": {"SELECT": "*"},
         "alembic_version": {"SELECT": "*"},
@@ -67,6 +75,10 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         "jobs": {
             "SELECT": "attempt id pointer_at priority queue state type",
             "UPDATE": "pointer_at",
+        },
+        "api_keys": {
+            "SELECT": "expires_at id key_id last_used_at revoked_at scopes secret_hash tenant_id",
+            "UPDATE": "last_used_at",
         },
         "alembic_version": {"SELECT": "*"},
     },
@@ -237,6 +249,7 @@ async def fill(jobs: Jobs) -> None:
         " SELECT tenant_id, '/', 'k', 'f', id, state FROM jobs WHERE id = $1",
         job_id,
     )
+    await make_key(jobs.connection)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +261,11 @@ async def fill(jobs: Jobs) -> None:
         "UPDATE jobs SET attempt = 0",
         "UPDATE job_events SET attempt = 0",
         "DELETE FROM idempotency_keys",
+        "SELECT secret_hash FROM api_keys",
+        "UPDATE api_keys SET scopes = '{admin}'",
+        "DELETE FROM api_keys",
+        "UPDATE audit_log SET actor_id = 'somebody'",
+        "DELETE FROM audit_log",
         "UPDATE workers SET host = 'mine'",
         "DELETE FROM job_types",
         "UPDATE alembic_version SET version_num = '9999'",

@@ -1,10 +1,14 @@
 """The form of an API key."""
 
+import hashlib
 import re
+import string
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from taskflow.api_key import ApiKey, MalformedApiKey, generate, parse
+from taskflow.api_key import ApiKey, MalformedApiKey, digest_of, generate, parse
 
 KNOWN = ApiKey("Ab3dEf7h", "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
@@ -58,3 +62,46 @@ def test_anything_else_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(MalformedApiKey) as raised:
         parse(text)
     assert not text or text not in str(raised.value)
+
+
+ALPHABET = string.digits + string.ascii_letters
+keys = st.builds(
+    ApiKey,
+    st.text(ALPHABET, min_size=8, max_size=8),
+    st.text(ALPHABET, min_size=32, max_size=32),
+)
+places = st.integers(0, len(KNOWN.text) - 1)
+
+
+def must_be_refused(text: str, key: ApiKey) -> None:
+    if text != key.text:
+        with pytest.raises(MalformedApiKey):
+            parse(text)
+
+
+@given(keys, places, st.characters())
+def test_no_other_character_fits_anywhere(key: ApiKey, place: int, other: str) -> None:
+    must_be_refused(key.text[:place] + other + key.text[place + 1 :], key)
+
+
+@given(keys, places, st.text(ALPHABET + "_", max_size=3))
+def test_what_is_cut_out_or_put_in_is_noticed(key: ApiKey, place: int, more: str) -> None:
+    must_be_refused(key.text[:place] + more + key.text[place + 1 :], key)
+    must_be_refused(key.text[:place] + more + key.text[place:], key)
+
+
+@given(keys, places)
+def test_two_neighbours_that_change_places_are_noticed(key: ApiKey, place: int) -> None:
+    text = key.text
+    must_be_refused(text[:place] + text[place : place + 2][::-1] + text[place + 2 :], key)
+
+
+@given(keys)
+def test_a_key_in_other_letters_is_another_one(key: ApiKey) -> None:
+    must_be_refused(key.text.swapcase(), key)
+    must_be_refused(key.text.lower(), key)
+
+
+@given(keys)
+def test_what_is_kept_of_it_is_the_sha_256_of_its_text(key: ApiKey) -> None:
+    assert key.digest == hashlib.sha256(key.text.encode()).digest() == digest_of(key.text)

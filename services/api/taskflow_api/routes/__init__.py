@@ -6,6 +6,8 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from taskflow_api.routes import (
+    api_keys,
+    audit_log,
     documentation,
     health,
     job,
@@ -28,6 +30,8 @@ ROUTERS: Sequence[APIRouter] = (
     logs.router,
     workers.router,
     job_types.router,
+    api_keys.router,
+    audit_log.router,
     health.router,
     documentation.router,
 )

@@ -32,6 +32,13 @@ NEEDED = {
     "list_workers": "jobs:read",
     "list_job_types": "jobs:read",
     "get_job_type_schema": "jobs:read",
+    "create_api_key": "admin",
+    "list_api_keys": "admin",
+    "get_api_key": "admin",
+    "rename_api_key": "admin",
+    "rotate_api_key": "admin",
+    "revoke_api_key": "admin",
+    "list_audit_log": "admin",
 }
 """The scope of every operation that isn't open to everybody."""
 
@@ -71,7 +78,7 @@ async def test_without_its_scope_an_operation_is_a_403_that_names_it(
 ) -> None:
     method, path, _ = OPERATIONS[name]
     give(app, *(scope for scope in Scope if scope not in (NEEDED[name], Scope.ADMIN)))
-    address = path.replace("{job_type}", "echo").replace("{job_id}", ID)
+    address = path.format(job_type="echo", job_id=ID, api_key_id=ID)
     answer = await api.request(method, address, json={})
     problem = check_problem(answer, 403, "insufficient_scope")
     assert NEEDED[name] in problem["detail"]
@@ -87,7 +94,7 @@ async def test_with_its_scope_an_operation_goes_on(
     method, path, _ = OPERATIONS[name]
     give(app, Scope.ADMIN if admin else Scope(NEEDED[name]))
     # Not even the address is looked at before.
-    address = path.replace("{job_type}", "%00").replace("{job_id}", "x")
+    address = path.format(job_type="%00", job_id="x", api_key_id="x")
     answer = await api.request(method, address, params={"limit": "x"}, content=b"{")
     assert answer.status_code in (415, 422, 503)
 
