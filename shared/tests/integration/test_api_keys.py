@@ -72,7 +72,7 @@ async def test_a_key_is_found_by_its_id_and_known_by_its_hash_alone(
         "SELECT string_agg(k::text, '') || string_agg(a::text, '') FROM api_keys k, audit_log a"
     )
     assert made.key.secret not in everything
-    row = await connection.fetchrow("SELECT * FROM audit_log")
+    [row] = await connection.fetch("SELECT * FROM audit_log")
     assert (row["tenant_id"], row["actor_kind"], row["actor_id"]) == (
         TENANT,
         "settings",
@@ -147,8 +147,9 @@ async def test_two_keys_are_good_while_one_takes_the_place_of_the_other(
     assert left is not None
     assert 3500 < left <= 3600
     stored = await found(api, new)
-    assert (stored.seconds_left, stored.scopes) == (None, {Scope.JOBS_READ})
-    row = await connection.fetchrow("SELECT name, replaces FROM api_keys WHERE id = $1", new.id)
+    assert stored.seconds_left is None
+    assert stored.scopes == {Scope.JOBS_READ}
+    [row] = await connection.fetch("SELECT name, replaces FROM api_keys WHERE id = $1", new.id)
     assert (row["name"], row["replaces"]) == ("test", old.id)
 
     # No third one, neither in the place of the old nor of the new.

@@ -2,28 +2,32 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from taskflow.access.scopes import ALL_SCOPES, Actor, ActorKind
-from taskflow_api.auth import ApiKeys, Principal
+from taskflow.access.scopes import Scope
+from taskflow.api_key import generate
 from taskflow_api.guards import OPEN_PATHS
 from taskflow_api.openapi import openapi_json
+from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import TENANT, Jobs
+from taskflow_testing.problems import check_problem
 
 JOBS = "/api/v1/jobs"
 OTHER = UUID("00000000-0000-7000-8000-000000000002")
-OTHER_KEY = {"X-API-Key": "tf_live_of_the_other_tenant"}
 
 OF_NOBODY = {"get_job_type_schema"}
 """Operations whose address names what belongs to no tenant."""
 
-BODIES: Mapping[str, Any] = {"change_job": {"priority": "high"}}
+BODIES: Mapping[str, Any] = {
+    "change_job": {"priority": "high"},
+    "rename_api_key": {"name": "theirs"},
+    "rotate_api_key": {},
+}
 """A body for each operation that takes one and names something in its address."""
 
 
@@ -32,10 +36,11 @@ class Operation(NamedTuple):
     method: str
     path: str
     takes_body: bool
+    security: list[dict[str, list[str]]]
 
 
 OPERATIONS = [
-    Operation(each["operationId"], method.upper(), path, "requestBody" in each)
+    Operation(each["operationId"], method.upper(), path, "requestBody" in each, each["security"])
     for path, item in json.loads(openapi_json())["paths"].items()
     for method, each in item.items()
     if path not in OPEN_PATHS
@@ -44,20 +49,13 @@ BY_ID = [each for each in OPERATIONS if "{" in each.path and each.id not in OF_N
 LISTS = [each for each in OPERATIONS if "{" not in each.path and each.method == "GET"]
 
 
-class TwoTenants(ApiKeys):
-    """The key of the settings, and one of another tenant."""
-
-    async def find(self, key: str) -> Principal | None:
-        if key == OTHER_KEY["X-API-Key"]:
-            return Principal(OTHER, Actor(ActorKind.KEY, "other"), ALL_SCOPES)
-        return await super().find(key)
+Key = dict[str, str]
 
 
 @pytest.fixture
-def two_tenants(app: FastAPI, api: httpx.AsyncClient) -> httpx.AsyncClient:
-    keys = TwoTenants(api.headers["X-API-Key"])
-    app.state.resources = replace(app.state.resources, api_keys=keys)
-    return api
+async def theirs(connection: asyncpg.Connection) -> Key:
+    """A key of the other tenant's, with every scope."""
+    return {"X-API-Key": (await make_key(connection, tenant_id=OTHER)).key.text}
 
 
 async def a_job_with_everything(jobs: Jobs, **changes: Any) -> UUID:
@@ -80,12 +78,19 @@ async def a_job_with_everything(jobs: Jobs, **changes: Any) -> UUID:
     return job_id
 
 
-async def everything_of(jobs: Jobs, job_id: UUID) -> list[Any]:
+async def a_thing_of(operation: Operation, jobs: Jobs) -> UUID:
+    """Something of the first tenant's that the operation's address can name."""
+    if "{api_key_id}" in operation.path:
+        return (await make_key(jobs.connection)).id
+    return await a_job_with_everything(jobs)
+
+
+async def everything_of(jobs: Jobs, id_: UUID) -> list[Any]:
     return [
         await jobs.connection.fetchval(
             f"SELECT jsonb_agg(row ORDER BY row::text)::text FROM {table} AS row"
             f" WHERE {column} = $1",
-            job_id,
+            id_,
         )
         for table, column in (
             ("jobs", "id"),
@@ -93,17 +98,19 @@ async def everything_of(jobs: Jobs, job_id: UUID) -> list[Any]:
             ("job_attempts", "job_id"),
             ("log_chunks", "job_id"),
             ("pending_erasures", "job_id"),
+            ("api_keys", "id"),
+            ("api_keys", "replaces"),
         )
     ]
 
 
 async def ask(
-    api: httpx.AsyncClient, operation: Operation, job_id: UUID, **headers: str
+    api: httpx.AsyncClient, operation: Operation, id_: UUID, key: Key | None = None
 ) -> httpx.Response:
-    path = operation.path.replace("{job_id}", str(job_id))
+    path = operation.path.replace("{job_id}", str(id_)).replace("{api_key_id}", str(id_))
     assert "{" not in path, f"say how {operation.path} is filled in"
     body = {"json": BODIES[operation.id]} if operation.takes_body else {}
-    return await api.request(operation.method, path, headers=headers, **body)
+    return await api.request(operation.method, path, headers=key or {}, **body)
 
 
 def without(answer: httpx.Response, job_id: UUID) -> tuple[int, str | None, Any]:
@@ -113,40 +120,71 @@ def without(answer: httpx.Response, job_id: UUID) -> tuple[int, str | None, Any]
 
 
 @pytest.mark.parametrize("operation", BY_ID, ids=lambda operation: operation.id)
-async def test_anothers_job_is_as_unknown_as_any(
-    two_tenants: httpx.AsyncClient, jobs: Jobs, operation: Operation
+async def test_what_is_anothers_is_as_unknown_as_any(
+    api: httpx.AsyncClient, theirs: Key, jobs: Jobs, operation: Operation
 ) -> None:
-    job_id, unknown = await a_job_with_everything(jobs), uuid4()
-    before = await everything_of(jobs, job_id)
+    mine, unknown = await a_thing_of(operation, jobs), uuid4()
+    before = await everything_of(jobs, mine)
 
-    theirs = await ask(two_tenants, operation, job_id, **OTHER_KEY)
-    nobodys = await ask(two_tenants, operation, unknown, **OTHER_KEY)
+    asked = await ask(api, operation, mine, theirs)
+    nobodys = await ask(api, operation, unknown, theirs)
 
-    assert theirs.status_code == 404
-    assert without(theirs, job_id) == without(nobodys, unknown)
-    assert await everything_of(jobs, job_id) == before
-    assert (await ask(two_tenants, operation, job_id)).status_code != 404
+    assert asked.status_code == 404
+    assert without(asked, mine) == without(nobodys, unknown)
+    assert await everything_of(jobs, mine) == before
+    assert (await ask(api, operation, mine)).status_code != 404
 
 
 @pytest.mark.parametrize("operation", LISTS, ids=lambda operation: operation.id)
 async def test_no_list_shows_what_is_anothers(
-    two_tenants: httpx.AsyncClient, jobs: Jobs, operation: Operation
+    api: httpx.AsyncClient, theirs: Key, jobs: Jobs, operation: Operation
 ) -> None:
-    ids = [await a_job_with_everything(jobs), (await jobs.start()).attempt.job_id]
-    answer = await two_tenants.get(operation.path, headers=OTHER_KEY)
+    ids = [
+        await a_job_with_everything(jobs),
+        (await jobs.start()).attempt.job_id,
+        (await make_key(jobs.connection)).id,
+    ]
+    answer = await api.get(operation.path, headers=theirs)
     assert answer.status_code == 200
-    assert not [job_id for job_id in ids if str(job_id) in answer.text]
+    assert not [id_ for id_ in ids if str(id_) in answer.text]
+
+
+def scope_of(operation: Operation) -> Scope:
+    """The one that the document names."""
+    [scope] = {scope for scheme in operation.security for scope in next(iter(scheme.values()))}
+    return Scope(scope)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+async def test_without_its_scope_or_without_a_key_nothing_is_done(
+    api: httpx.AsyncClient, jobs: Jobs, operation: Operation
+) -> None:
+    mine = await a_thing_of(operation, jobs)
+    others = set(Scope) - {scope_of(operation), Scope.ADMIN}
+    made = await make_key(jobs.connection, scopes=others)
+    before = await everything_of(jobs, mine)
+    path = operation.path.format(job_id=mine, api_key_id=mine, job_type="echo")
+    body = {"json": BODIES.get(operation.id, {})} if operation.takes_body else {}
+
+    key = {"X-API-Key": made.key.text}
+    answer = await api.request(operation.method, path, headers=key, **body)
+    check_problem(answer, 403, "insufficient_scope")
+    del api.headers["X-API-Key"]
+    for headers in ({}, {"X-API-Key": generate().text}, {"X-API-Key": made.key.text[:-1] + "-"}):
+        answer = await api.request(operation.method, path, headers=headers, **body)
+        check_problem(answer, 401, "not_authenticated")
+    assert await everything_of(jobs, mine) == before
 
 
 async def test_counts_and_cursors_are_a_tenants_own(
-    two_tenants: httpx.AsyncClient, jobs: Jobs
+    api: httpx.AsyncClient, theirs: Key, jobs: Jobs
 ) -> None:
     await jobs.submit()
     await jobs.submit()
-    mine = (await two_tenants.get(JOBS, params={"limit": 1})).json()
-    counts = (await two_tenants.get(f"{JOBS}/stats", headers=OTHER_KEY)).json()
+    mine = (await api.get(JOBS, params={"limit": 1})).json()
+    counts = (await api.get(f"{JOBS}/stats", headers=theirs)).json()
     cursor = {"limit": 1, "cursor": mine["next_cursor"]}
-    answer = await two_tenants.get(JOBS, params=cursor, headers=OTHER_KEY)
+    answer = await api.get(JOBS, params=cursor, headers=theirs)
     assert counts["total"] == 0
     assert answer.json()["code"] == "invalid_cursor"
 
@@ -157,12 +195,12 @@ async def test_counts_and_cursors_are_a_tenants_own(
     ids=["idempotency-key", "unique-key", "neither"],
 )
 async def test_keys_of_two_tenants_have_nothing_to_do_with_each_other(
-    two_tenants: httpx.AsyncClient, jobs: Jobs, body: dict[str, Any], headers: dict[str, str]
+    api: httpx.AsyncClient, theirs: Key, jobs: Jobs, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
     request = {"type": "echo", "payload": {"text": "hello"}} | body
     answers = [
-        await two_tenants.post(JOBS, json=request, headers=headers | key)
-        for key in ({}, OTHER_KEY, {}, OTHER_KEY)
+        await api.post(JOBS, json=request, headers=headers | key)
+        for key in ({}, theirs, {}, theirs)
     ]
     assert [each.status_code for each in answers[:2]] == [202, 202]
     one, other, one_again, other_again = (UUID(each.json()["id"]) for each in answers)
@@ -173,14 +211,16 @@ async def test_keys_of_two_tenants_have_nothing_to_do_with_each_other(
     assert (await jobs.row(other))["tenant_id"] == OTHER
 
 
-async def test_nobody_waits_for_anothers_job(two_tenants: httpx.AsyncClient, jobs: Jobs) -> None:
-    theirs, unknown = await jobs.submit(), uuid4()
+async def test_nobody_waits_for_anothers_job(
+    api: httpx.AsyncClient, theirs: Key, jobs: Jobs
+) -> None:
+    mine, unknown = await jobs.submit(), uuid4()
 
     async def waiting_for(parent: UUID) -> httpx.Response:
         body = {"type": "echo", "depends_on": [str(parent)]}
-        return await two_tenants.post(JOBS, json=body, headers=OTHER_KEY)
+        return await api.post(JOBS, json=body, headers=theirs)
 
-    refused = await waiting_for(theirs)
+    refused = await waiting_for(mine)
     assert refused.status_code == 422
-    assert without(refused, theirs) == without(await waiting_for(unknown), unknown)
-    assert not (await jobs.row(theirs))["has_dependents"]
+    assert without(refused, mine) == without(await waiting_for(unknown), unknown)
+    assert not (await jobs.row(mine))["has_dependents"]
