@@ -5,18 +5,20 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from taskflow.access import command as keys
 from taskflow.doctor import command as doctor
 from taskflow.errors import ConfigurationError
 from taskflow.settings import (
     ApiSettings,
     ConsumerSettings,
+    DatabaseSettings,
     DoctorSettings,
     SchedulerSettings,
     Settings,
     load_settings,
 )
 
-COULD_NOT_LOOK = 2
+COULD_NOT_BEGIN = 2
 
 _PROCESSES: dict[str, type[Settings]] = {
     "the API": ApiSettings,
@@ -37,15 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             " Exit code 0: well; 1: something is broken; 2: something could not be looked at.",
         )
     )
+    keys.add_arguments(
+        commands.add_parser(
+            "keys",
+            help="make an API key for any tenant",
+            description="Make an API key for any tenant, new ones among them. It works at the"
+            " database, as the owner of its tables: TASKFLOW_DATABASE_URL names that login.",
+        )
+    )
     parsed = parser.parse_args(arguments)
     # What libraries would say of a server that is away, the report says in its own words.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        settings = load_settings(DoctorSettings)
+        if parsed.command == "keys":
+            return keys.run(parsed, load_settings(DatabaseSettings))
+        return doctor.run(parsed, load_settings(DoctorSettings), _setting_problems())
     except ConfigurationError as error:
         sys.stderr.write(f"taskflow: {error}\n")
-        return COULD_NOT_LOOK
-    return doctor.run(parsed, settings, _setting_problems())
+        return COULD_NOT_BEGIN
 
 
 def _setting_problems() -> list[str]:
