@@ -104,9 +104,12 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkou
                     with pytest.raises(RoleRefused):
                         await who_acts(role, url)
             await has_no_rights_by_itself(url)
+        assert "owns the tables" in make_key(checkout, url)
         assert {await who_acts(role, owner) for role in DatabaseRole} == set(DatabaseRole)
         assert await tenants_seen(owner) == 1
         assert "\tdefault\t" in dump(owner)
+        assert make_key(checkout, owner) == ""
+        assert await tenants_seen(owner) == 2
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(f"postgresql://postgres:x@{LOOPBACK}:{port}/postgres")
 
@@ -139,6 +142,21 @@ def dump(url: str) -> str:
     """A backup, as the manual says that the owner takes it."""
     command: list[str | Path] = [binary("pg_dump"), "--enable-row-security", "--dbname", url]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def make_key(checkout: Path, url: str) -> str:
+    """Make a tenant with a key; why it can't be."""
+    words = ["create", "--tenant", "acme", "--new-tenant", "--name", "the first"]
+    done = subprocess.run(
+        [sys.executable, "-m", "taskflow", "keys", *words],
+        check=False,
+        cwd=checkout,
+        env=os.environ | {"TASKFLOW_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) is done.stdout.startswith("tf_live_")
+    return done.stderr if done.returncode else ""
 
 
 async def has_no_rights_by_itself(url: str) -> None:
