@@ -1,14 +1,27 @@
-"""The tenants: found and made by an operator, who works as the owner of the tables."""
+"""The tenants: made by an operator, who works as the owner of the tables, and found by others."""
 
 from uuid import UUID
 
 from taskflow.access.audit_log import Act, Origin, record
+from taskflow.db.pool import Connection
 from taskflow.db.tenants import Session, TenantConnection, begin_for
 
 
 async def find_tenant(session: Session, name: str) -> UUID | None:
     """The tenant of this name."""
     found: UUID | None = await session.fetchval("SELECT id FROM tenants WHERE name = $1", name)
+    return found
+
+
+async def tenant_named(connection: Connection, text: str) -> UUID | None:
+    """The tenant that has this id or this name, asked in nobody's name (role API)."""
+    try:
+        tenant_id = UUID(text)
+    except ValueError:
+        tenant_id = None
+    found: UUID | None = await connection.fetchval(
+        "SELECT id FROM tenants WHERE id = $1 OR name = $2", tenant_id, text
+    )
     return found
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Enum,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -324,4 +325,57 @@ audit_log = Table(
     Index("ix_audit_log_newest", "tenant_id", "created_at", "id"),
     Index("ix_audit_log_actor", "tenant_id", "actor_id", "created_at", "id"),
     Index("ix_audit_log_resource", "tenant_id", "resource_id", "created_at", "id"),
+)
+
+# Beside the hot tables foreign keys cost nothing that is noticed. Addresses are in lower case.
+users = Table(
+    "users",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("email", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("disabled_at", _timestamp),
+)
+
+# What began with a password: the family of refresh tokens that came of it. It lives until
+# `expires_at` at most, whatever is refreshed.
+user_sessions = Table(
+    "user_sessions",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column(
+        "user_id",
+        UUID(as_uuid=True),
+        ForeignKey("users.id", name="fk_user_sessions_user", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("scopes", ARRAY(Text), nullable=False),
+    # Where it began: an address that has signed in is no stranger to its account.
+    Column("address", Text, nullable=False),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("expires_at", _timestamp, nullable=False),
+    Column("ended_at", _timestamp),
+    Column("end_reason", Text),
+    Index("ix_user_sessions_user", "user_id", "created_at"),
+)
+
+# Each token of a session, as a SHA-256; the one that has not been used is the current one. The
+# others stay for as long as the session: who comes with one of them has stolen it, or was robbed.
+refresh_tokens = Table(
+    "refresh_tokens",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column(
+        "session_id",
+        UUID(as_uuid=True),
+        ForeignKey("user_sessions.id", name="fk_refresh_tokens_session", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    Column("used_at", _timestamp),
+    Index("ix_refresh_tokens_session", "session_id"),
 )

@@ -55,6 +55,19 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         "audit_log": {"SELECT": "*", "INSERT": "*"},
         "workers": {"SELECT": "*"},
         "job_types": {"SELECT": "*"},
+        "tenants": {"INSERT": "*"},
+        "users": {
+            "SELECT": "created_at disabled_at email id tenant_id",
+            "INSERT": "*",
+            "UPDATE": "password_hash",
+        },
+        "user_sessions": {
+            "SELECT": "*",
+            "INSERT": "*",
+            "DELETE": "*",
+            "UPDATE": "end_reason ended_at",
+        },
+        "refresh_tokens": {"SELECT": "*", "INSERT": "*", "UPDATE": "used_at"},
         "alembic_version": {"SELECT": "*"},
     },
     INTAKE: {
@@ -76,6 +89,10 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "SELECT": "attempt id pointer_at priority queue state type",
             "UPDATE": "pointer_at",
         },
+        "tenants": {"SELECT": "id name"},
+        "users": {"SELECT": "disabled_at email id password_hash tenant_id"},
+        "user_sessions": {"SELECT": "address ended_at expires_at id tenant_id user_id"},
+        "refresh_tokens": {"SELECT": "session_id tenant_id token_hash"},
         "api_keys": {
             "SELECT": "expires_at id key_id last_used_at revoked_at scopes secret_hash tenant_id",
             "UPDATE": "last_used_at",
@@ -250,6 +267,29 @@ async def fill(jobs: Jobs) -> None:
         job_id,
     )
     await make_key(jobs.connection)
+    await make_user(jobs.connection)
+
+
+async def make_user(connection: asyncpg.Connection) -> None:
+    """A user with a session and a refresh token."""
+    user_id, session_id = uuid4(), uuid4()
+    await connection.execute(
+        "INSERT INTO users (id, tenant_id, email, password_hash) VALUES ($1, $2, 'a@b', 'h')",
+        user_id,
+        DEFAULT_TENANT_ID,
+    )
+    await connection.execute(
+        "INSERT INTO user_sessions (id, tenant_id, user_id, scopes, address, expires_at)"
+        " VALUES ($1, $2, $3, '{}', '192.0.2.1', now())",
+        session_id,
+        DEFAULT_TENANT_ID,
+        user_id,
+    )
+    await connection.execute(
+        "INSERT INTO refresh_tokens (token_hash, tenant_id, session_id) VALUES ('h', $1, $2)",
+        DEFAULT_TENANT_ID,
+        session_id,
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,6 +304,14 @@ async def fill(jobs: Jobs) -> None:
         "SELECT secret_hash FROM api_keys",
         "UPDATE api_keys SET scopes = '{admin}'",
         "DELETE FROM api_keys",
+        "SELECT password_hash FROM users",
+        "UPDATE users SET email = 'mine'",
+        "UPDATE users SET disabled_at = NULL",
+        "DELETE FROM users",
+        "UPDATE user_sessions SET expires_at = 'infinity'",
+        "UPDATE user_sessions SET scopes = '{admin}'",
+        "DELETE FROM refresh_tokens",
+        "UPDATE tenants SET name = 'mine'",
         "UPDATE audit_log SET actor_id = 'somebody'",
         "DELETE FROM audit_log",
         "UPDATE workers SET host = 'mine'",
