@@ -20,6 +20,7 @@ def _random_text(length: int) -> str:
 
 _GENERATORS: Mapping[str, Callable[[], str]] = {
     "TASKFLOW_API_KEY": lambda: api_key.generate().text,
+    "TASKFLOW_JWT_SECRET": lambda: _random_text(64),
     "TASKFLOW_POSTGRES_PASSWORD": lambda: _random_text(32),
     "TASKFLOW_POSTGRES_API_PASSWORD": lambda: _random_text(32),
     "TASKFLOW_POSTGRES_CONSUMER_PASSWORD": lambda: _random_text(32),

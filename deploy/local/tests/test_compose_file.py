@@ -107,7 +107,7 @@ def test_a_service_gets_every_setting_of_its_own_and_no_other(name: str) -> None
 def test_inside_servers_have_their_services_names(name: str) -> None:
     environment = SERVICES[name]["environment"]
     for variable in environment:
-        if variable.endswith(("_URL", "_ENDPOINT")):
+        if variable.endswith(("_URL", "_ENDPOINT")) and environment[variable]:
             found = re.search(r"(?:@|//)([a-z]+):\d+", environment[variable])
             assert found, variable
             assert found[1] in docker_stack.SERVERS

@@ -1,4 +1,4 @@
-"""PostgreSQL as requests use it: in their tenant's name, and in no other way.
+"""PostgreSQL as requests use it: in their tenant's name, or to find out whose they are.
 
 Whatever means "it is not well now" becomes ServiceUnavailable.
 """
@@ -12,7 +12,13 @@ from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, TenantDatabase
+from taskflow.db.pool import (
+    REFUSALS,
+    TRANSIENT_ERRORS,
+    Connection,
+    Database,
+    TenantDatabase,
+)
 from taskflow.db.tenants import TenantConnection, begin_for
 from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.tls import certificate_problem
@@ -66,6 +72,27 @@ class Writes:
         """
         try:
             async with self._database.connection(tenant_id) as connection:
+                yield connection
+        except (*TRANSIENT_ERRORS, *REFUSALS) as error:
+            raise ServiceUnavailable(SERVICE, _said(error)) from error
+
+
+class Lookups:
+    """Connections in nobody's name, for what says in whose name a request comes."""
+
+    def __init__(self, database: Database) -> None:
+        """`database`: of the role API, which sees of each tenant what that takes."""
+        self._database = database
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection in autocommit.
+
+        Raises:
+            ServiceUnavailable: none is free in time, or PostgreSQL is away or too slow.
+        """
+        try:
+            async with self._database.connection() as connection:
                 yield connection
         except (*TRANSIENT_ERRORS, *REFUSALS) as error:
             raise ServiceUnavailable(SERVICE, _said(error)) from error

@@ -25,6 +25,7 @@ from taskflow.errors import (
 )
 from taskflow.jobs.cursors import InvalidCursor
 from taskflow_api import problems
+from taskflow_api.auth import REALM
 from taskflow_api.problems import (
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
@@ -34,6 +35,7 @@ from taskflow_api.problems import (
 )
 from taskflow_api.ranges import RangeNotSatisfiable
 from taskflow_api.routes import all_routes
+from taskflow_api.users.errors import RegistrationClosed, SignInRefused
 from taskflow_api.validation_problems import problems_of
 
 log = structlog.get_logger(__name__)
@@ -95,6 +97,15 @@ def _of_state(error: JobStateConflict) -> dict[str, Any]:
     return {"state": error.state}
 
 
+def _of_sign_in(error: SignInRefused) -> dict[str, Any]:
+    # What clients of OAuth look at (RFC 6749, section 5.2).
+    return {
+        "headers": {"WWW-Authenticate": REALM},
+        "error": "invalid_grant",
+        "error_description": str(error),
+    }
+
+
 def _of_range(error: RangeNotSatisfiable) -> dict[str, Any]:
     return {"headers": {"Content-Range": f"bytes */{error.total_bytes}"}}
 
@@ -111,6 +122,8 @@ _ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
     InvalidCursor: (problems.INVALID_CURSOR, _of_cursor),
     RangeNotSatisfiable: (problems.RANGE_NOT_SATISFIABLE, _of_range),
     SchemaBehind: (problems.SERVICE_UNAVAILABLE, _of_schema_behind),
+    SignInRefused: (problems.SIGN_IN_REFUSED, _of_sign_in),
+    RegistrationClosed: (problems.REGISTRATION_CLOSED, _nothing_more),
     ServiceUnavailable: (problems.SERVICE_UNAVAILABLE, _of_unavailable),
 }
 """The kind of problem that each error is, and what its answer says beside the error's text."""

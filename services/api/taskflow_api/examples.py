@@ -143,6 +143,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             }
         ]
     },
+    "RegistrationAccepted": {
+        "email": "ada@example.com",
+        "detail": "If the address was free it has a user now, who can sign in.",
+    },
+    "TokenResponse": {
+        "access_token": "eyJhbGciOiJIUzI1NiIs…",
+        "token_type": "bearer",
+        "expires_in": 900,
+        "refresh_token": "tf_refresh_vXb0…",
+        "scope": "admin jobs:read jobs:write queues:write",
+    },
+    "Me": {
+        "kind": "user",
+        "id": "0198f1a0-11aa-7c21-8d3e-5b7a9c1d2e3f",
+        "tenant_id": "0198f1a0-11ab-7d3a-9f6b-0f8e7c6d5b4a",
+        "scopes": ["admin", "jobs:read", "jobs:write", "queues:write"],
+        "email": "ada@example.com",
+    },
     "ApiKeyView": _API_KEY,
     "NewApiKeyView": _API_KEY
     | {

@@ -1,6 +1,6 @@
-"""What a caller may do: every route but health and documentation names the scope that it needs."""
+"""What a caller may do: every route that isn't open to all names the scope that it needs."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated
 
 from fastapi import Request, Security
@@ -13,6 +13,8 @@ from taskflow_api.auth import REALM, Principal, authenticate
 from taskflow_api.problems import INSUFFICIENT_SCOPE, ProblemError
 from taskflow_api.rate_limits.charge import charge
 
+Guard = Callable[..., Awaitable[Principal]]
+
 OPEN_PATHS = frozenset(
     {
         "/",
@@ -23,9 +25,26 @@ OPEN_PATHS = frozenset(
         "/redoc",
         "/openapi.json",
         "/docs-assets/{name}",
+        "/api/v1/auth/register",
+        "/api/v1/auth/token",
     }
 )
 """What can be asked without a key."""
+
+SELF_PATHS = frozenset({"/api/v1/auth/me", "/api/v1/auth/logout"})
+"""What any caller may ask about itself, whatever its scopes."""
+
+
+async def known(
+    request: Request, caller: Annotated[Principal, Security(authenticate)]
+) -> Principal:
+    """The caller, whatever it may do; one request of its limits is used up.
+
+    Raises:
+        ProblemError: 401, it is not known; 429, it has asked too much.
+    """
+    await charge(request, caller)
+    return caller
 
 
 async def permitted(
@@ -54,6 +73,7 @@ async def permitted(
 JobReader = Annotated[Principal, Security(permitted, scopes=[Scope.JOBS_READ])]
 JobWriter = Annotated[Principal, Security(permitted, scopes=[Scope.JOBS_WRITE])]
 QueueWriter = Annotated[Principal, Security(permitted, scopes=[Scope.QUEUES_WRITE])]
+Known = Annotated[Principal, Security(known)]
 Admin = Annotated[Principal, Security(permitted, scopes=[Scope.ADMIN])]
 
 
@@ -64,12 +84,16 @@ def refuse_unguarded(routes: Iterable[APIRoute]) -> None:
         RuntimeError: a route doesn't name the scope that it needs.
     """
     for route in routes:
-        if route.path not in OPEN_PATHS and not _is_guarded(route.dependant):
+        if route.path in OPEN_PATHS:
+            continue
+        guard = known if route.path in SELF_PATHS else permitted
+        if not _is_guarded(route.dependant, guard):
             raise RuntimeError(f"The route {route.path} doesn't name the scope that it needs.")
 
 
-def _is_guarded(dependant: Dependant) -> bool:
+def _is_guarded(dependant: Dependant, guard: Guard) -> bool:
     return any(
-        (inner.call is permitted and bool(inner.own_oauth_scopes)) or _is_guarded(inner)
+        (inner.call is guard and (guard is known or bool(inner.own_oauth_scopes)))
+        or _is_guarded(inner, guard)
         for inner in dependant.dependencies
     )

@@ -42,7 +42,15 @@ async def read_body(request: Request, model: type[Model]) -> Model:
             "The body must not be compressed.",
             headers={"Accept-Encoding": "identity"},
         )
-    value = parse_json(await request.body())
+    return validated(model, parse_json(await request.body()))
+
+
+def validated(model: type[Model], value: Any) -> Model:
+    """A value as `model`.
+
+    Raises:
+        ProblemError: 422, the model refuses it.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -21,7 +21,7 @@ from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
-from taskflow_api.database_access import Reads, Writes
+from taskflow_api.database_access import Lookups, Reads, Writes
 from taskflow_api.health import CHECK_SECONDS, HealthChecks
 from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
@@ -29,6 +29,7 @@ from taskflow_api.log_reader import LogReader
 from taskflow_api.rate_limits.limits import RateLimits
 from taskflow_api.stored_keys import KeyUses, StoredKeys
 from taskflow_api.submissions import WRITERS, Submissions
+from taskflow_api.users.users import Users, open_users
 from taskflow_api.waiting import Waiters
 
 RELAY_STOP_SECONDS = 5.0
@@ -45,6 +46,7 @@ class Resources:
     """What routes work with."""
 
     api_keys: ApiKeys
+    users: Users
     rate_limits: RateLimits
     reads: Reads
     writes: Writes
@@ -103,13 +105,23 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         intake, tenants, relay, LateCommits(own, relay), batch_size=settings.submission_batch_size
     )
     stack.push_async_callback(submissions.close)
+    writes = Writes(tenants)
+    users = open_users(
+        settings,
+        stack,
+        lookups=Lookups(own),
+        writes=writes,
+        relay=relay,
+        rate_limits=rate_limits,
+    )
     waiters = Waiters(own)
     stack.callback(waiters.close)
     return Resources(
         api_keys=ApiKeys(settings.api_key.get_secret_value(), stored_keys, key_uses),
+        users=users,
         rate_limits=rate_limits,
         reads=reads,
-        writes=Writes(tenants),
+        writes=writes,
         relay=relay,
         submissions=submissions,
         job_types=JobTypes(reads),

@@ -16,14 +16,16 @@ from taskflow_api.examples import EXAMPLES
 from taskflow_api.problem_docs import door_docs
 from taskflow_api.problems import Problem
 from taskflow_api.routes import all_routes
+from taskflow_api.users.schemas import RegistrationRequest, TokenRequest
 
 _DESCRIPTION = """\
 TaskFlow runs jobs: post one, and it is kept, run by a worker, and its state, result and log can
 be read here.
 
-**Authentication**: `X-API-Key: <key>` or `Authorization: Bearer <key>`. Each operation needs
+**Authentication**: `X-API-Key: <key>`, or `Authorization: Bearer` with a key or with an access
+token, which `POST /api/v1/auth/token` gives for a password. Each operation needs
 one scope, which `security` names beside its schemes: `jobs:read`, `jobs:write`, `queues:write` or
-`admin`, which holds all the others. A key that lacks it is told so by a 403.
+`admin`, which holds all the others. Who lacks it is told so by a 403.
 
 **Problems**: every answer from 400 up is `application/problem+json` (RFC 9457). Programs go by
 `code`; `errors` names what is wrong with a request by JSON pointers: into the body, or with
@@ -40,6 +42,7 @@ _TAGS = [
     {"name": "logs", "description": "What jobs have logged."},
     {"name": "workers", "description": "The consumers that run jobs."},
     {"name": "job types", "description": "What consumers have registered."},
+    {"name": "users", "description": "Register, get tokens, sign out."},
     {"name": "API keys", "description": "Who may do what: keys, their scopes and their ends."},
     {"name": "audit log", "description": "Who did what."},
     {"name": "health", "description": "Is the service well? Needs no key."},
@@ -72,7 +75,16 @@ def openapi_json() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-_READ_BY_HAND = (JobRequest, JobPatch, ApiKeyRequest, ApiKeyPatch, ApiKeyRotation, Problem)
+_READ_BY_HAND = (
+    JobRequest,
+    JobPatch,
+    ApiKeyRequest,
+    ApiKeyPatch,
+    ApiKeyRotation,
+    RegistrationRequest,
+    TokenRequest,
+    Problem,
+)
 
 
 def _models_read_by_hand() -> dict[str, Any]:

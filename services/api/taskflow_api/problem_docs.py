@@ -93,18 +93,22 @@ def headers_doc(descriptions: Mapping[str, str]) -> dict[str, Any]:
 
 def json_body_doc(model: type[BaseModel]) -> dict[str, Any]:
     """A JSON body that a route reads by itself; `openapi.py` adds the model to the components."""
+    return {"requestBody": {"required": True, "content": {"application/json": _content(model)}}}
+
+
+def form_body_doc(model: type[BaseModel]) -> dict[str, Any]:
+    """The same, where it may also come as a form."""
+    documented = json_body_doc(model)
+    content = documented["requestBody"]["content"]
+    content["application/x-www-form-urlencoded"] = _content(model)
+    return documented
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
     examples = model.model_json_schema().get("examples", [])
     return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
-                    "examples": {
-                        f"example_{number}": {"value": value}
-                        for number, value in enumerate(examples, start=1)
-                    },
-                }
-            },
-        }
+        "schema": {"$ref": f"#/components/schemas/{model.__name__}"},
+        "examples": {
+            f"example_{number}": {"value": value} for number, value in enumerate(examples, start=1)
+        },
     }

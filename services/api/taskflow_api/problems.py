@@ -29,9 +29,14 @@ class ProblemKind:
 MALFORMED_BODY = ProblemKind("malformed_body", 400, "The body is not JSON as it must be")
 MALFORMED_HEADER = ProblemKind("malformed_header", 400, "A header is malformed")
 BAD_REQUEST = ProblemKind("bad_request", 400, "The request is not HTTP as it must be")
-NOT_AUTHENTICATED = ProblemKind("not_authenticated", 401, "A valid API key is required")
+NOT_AUTHENTICATED = ProblemKind("not_authenticated", 401, "A valid API key or token is required")
+SIGN_IN_REFUSED = ProblemKind("sign_in_refused", 401, "The credentials are not right")
 ORIGIN_NOT_ALLOWED = ProblemKind("origin_not_allowed", 403, "A page of this origin may not do this")
-INSUFFICIENT_SCOPE = ProblemKind("insufficient_scope", 403, "The key lacks the scope for this")
+REGISTRATION_CLOSED = ProblemKind("registration_closed", 403, "Nobody may register")
+NO_SESSION = ProblemKind("no_session", 403, "Only who has signed in can sign out")
+INSUFFICIENT_SCOPE = ProblemKind(
+    "insufficient_scope", 403, "The key or token lacks the scope for this"
+)
 NOT_FOUND = ProblemKind("not_found", 404, "There is nothing at this address")
 JOB_NOT_FOUND = ProblemKind("job_not_found", 404, "There is no such job")
 ATTEMPT_NOT_FOUND = ProblemKind("attempt_not_found", 404, "The job has no such attempt")

@@ -20,6 +20,7 @@ GOOD = {
     "TASKFLOW_S3_ACCESS_KEY": "a",
     "TASKFLOW_S3_SECRET_KEY": "s",
     "TASKFLOW_API_KEY": "tf_live_0123456789abcdef",
+    "TASKFLOW_JWT_SECRET": "of_at_least_thirty_two_characters",
 }
 
 
@@ -120,6 +121,30 @@ def test_an_address_in_any_form_that_its_client_takes_stands(
     monkeypatch.setenv(f"TASKFLOW_{name.upper()}", value)
     address: SecretStr = getattr(load_settings(DoctorSettings), name)
     assert address.get_secret_value() == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"JWT_SECRET": ""}, "TASKFLOW_JWT_SECRET"),
+        ({"JWT_SECRET": "secret"}, "TASKFLOW_JWT_SECRET"),
+        ({"JWT_PREVIOUS_SECRET": "secret"}, "TASKFLOW_JWT_PREVIOUS_SECRET"),
+        ({"ACCESS_TOKEN_SECONDS": "86400"}, "TASKFLOW_ACCESS_TOKEN_SECONDS"),
+        ({"OIDC_ISSUER": "https://issuer.example"}, "TASKFLOW_OIDC_AUDIENCE"),
+        ({"OIDC_ISSUER": "issuer.example", "OIDC_AUDIENCE": "a"}, "TASKFLOW_OIDC_ISSUER"),
+        ({"OIDC_JWKS_URL": "file:///etc/keys"}, "TASKFLOW_OIDC_JWKS_URL"),
+        ({"OIDC_ALGORITHMS": "RS256,HS256"}, "TASKFLOW_OIDC_ALGORITHMS"),
+        ({"OIDC_ALGORITHMS": "none"}, "TASKFLOW_OIDC_ALGORITHMS"),
+    ],
+)
+def test_what_would_make_tokens_worthless_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], said: str
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(f"TASKFLOW_{name}", value)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_settings(ApiSettings)
+    assert "secret" not in str(caught.value)
 
 
 def test_networks_are_a_list_and_none_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ PLAIN = {
     "TASKFLOW_S3_ACCESS_KEY": "a",
     "TASKFLOW_S3_SECRET_KEY": "s",
     "TASKFLOW_API_KEY": "tf_live_0123456789abcdef",
+    "TASKFLOW_JWT_SECRET": "of_at_least_thirty_two_characters",
 }
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -162,6 +163,7 @@ class Services:
         """
         self.servers = servers
         self.api_key = api_key.generate().text
+        self.jwt_secret = secrets.token_hex()
         self.processes: list[ServiceProcess] = []
         self._folder = folder
         self._handlers_path = handlers_path
@@ -216,7 +218,8 @@ class Services:
 
         No variable TASKFLOW_* of the tests' own environment is among them.
         """
-        settings = {"api_port": self._port, "api_key": self.api_key, **self._settings, **settings}
+        own = {"api_port": self._port, "api_key": self.api_key, "jwt_secret": self.jwt_secret}
+        settings = {**own, **self._settings, **settings}
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("TASKFLOW_")},
             **self.servers.environment(),

@@ -26,7 +26,10 @@ class RateLimits:
 
     async def take(self, caller: Principal, *, cost: int = 1) -> Taken | None:
         """Take so many tokens of the caller's; None where nothing limits it."""
-        buckets = self._buckets_of(caller)
+        return await self.take_from(self._buckets_of(caller), cost=cost)
+
+    async def take_from(self, buckets: Sequence[Bucket], *, cost: int = 1) -> Taken | None:
+        """Take so many tokens from all of these buckets or from none; None where there are none."""
         if not buckets:
             return None
         try:

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from taskflow_api.routes import (
     api_keys,
     audit_log,
+    auth,
     documentation,
     health,
     job,
@@ -30,6 +31,7 @@ ROUTERS: Sequence[APIRouter] = (
     logs.router,
     workers.router,
     job_types.router,
+    auth.router,
     api_keys.router,
     audit_log.router,
     health.router,

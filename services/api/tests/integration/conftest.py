@@ -33,6 +33,7 @@ def setting_values(
         "s3_secret_key": s3.secret_key,
         "s3_bucket": s3.bucket,
         "api_key": API_KEY,
+        "jwt_secret": "of_at_least_thirty_two_characters",
         "database_pool_size": 5,
     }
 

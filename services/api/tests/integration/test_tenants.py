@@ -11,7 +11,7 @@ import pytest
 
 from taskflow.access.scopes import Scope
 from taskflow.api_key import generate
-from taskflow_api.guards import OPEN_PATHS
+from taskflow_api.guards import OPEN_PATHS, SELF_PATHS
 from taskflow_api.openapi import openapi_json
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import TENANT, Jobs
@@ -46,6 +46,7 @@ OPERATIONS = [
     if path not in OPEN_PATHS
 ]
 BY_ID = [each for each in OPERATIONS if "{" in each.path and each.id not in OF_NOBODY]
+WITH_SCOPE = [each for each in OPERATIONS if each.path not in SELF_PATHS]
 LISTS = [each for each in OPERATIONS if "{" not in each.path and each.method == "GET"]
 
 
@@ -155,7 +156,7 @@ def scope_of(operation: Operation) -> Scope:
     return Scope(scope)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+@pytest.mark.parametrize("operation", WITH_SCOPE, ids=lambda operation: operation.id)
 async def test_without_its_scope_or_without_a_key_nothing_is_done(
     api: httpx.AsyncClient, jobs: Jobs, operation: Operation
 ) -> None:
@@ -174,6 +175,14 @@ async def test_without_its_scope_or_without_a_key_nothing_is_done(
         answer = await api.request(operation.method, path, headers=headers, **body)
         check_problem(answer, 401, "not_authenticated")
     assert await everything_of(jobs, mine) == before
+
+
+@pytest.mark.parametrize("path", sorted(SELF_PATHS))
+async def test_who_is_nobody_learns_nothing_of_itself(api: httpx.AsyncClient, path: str) -> None:
+    del api.headers["X-API-Key"]
+    method = "POST" if path.endswith("logout") else "GET"
+    for headers in ({}, {"X-API-Key": generate().text}):
+        check_problem(await api.request(method, path, headers=headers), 401, "not_authenticated")
 
 
 async def test_counts_and_cursors_are_a_tenants_own(

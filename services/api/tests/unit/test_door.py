@@ -28,6 +28,7 @@ async def door(*, peer: str = "203.0.113.9", **changes: Any) -> AsyncIterator[ht
         "s3_access_key": "access",
         "s3_secret_key": "secret",
         "api_key": KEY,
+        "jwt_secret": "of_at_least_thirty_two_characters",
     }
     app: FastAPI = create_app(ApiSettings(_env_file=None, **values | changes))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(peer, 4711))

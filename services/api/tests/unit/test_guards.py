@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from taskflow.access.scopes import Actor, ActorKind, Scope
 from taskflow.db.tenants import DEFAULT_TENANT_ID
 from taskflow_api.auth import ApiKeys, Principal, authenticate
-from taskflow_api.guards import OPEN_PATHS, permitted, refuse_unguarded
+from taskflow_api.guards import OPEN_PATHS, SELF_PATHS, permitted, refuse_unguarded
 from taskflow_api.openapi import openapi_json
 from taskflow_testing.problems import check_problem
 
@@ -46,7 +46,7 @@ OPERATIONS = {
     operation["operationId"]: (method.upper(), path, operation)
     for path, item in json.loads(openapi_json())["paths"].items()
     for method, operation in item.items()
-    if path not in OPEN_PATHS
+    if path not in OPEN_PATHS | SELF_PATHS
 }
 
 

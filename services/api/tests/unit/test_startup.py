@@ -19,6 +19,7 @@ def settings(
         s3_access_key="access",
         s3_secret_key="secret",
         api_key="tf_live_testing_only",
+        jwt_secret="of_at_least_thirty_two_characters",
         api_host=host,
         api_port=port,
     )

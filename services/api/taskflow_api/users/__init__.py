@@ -1,0 +1,1 @@
+"""Users: passwords, tokens of our own and of others, sessions."""

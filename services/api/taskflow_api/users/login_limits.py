@@ -1,0 +1,81 @@
+"""How often somebody may try to sign in: by address, by account, and by both together."""
+
+import hashlib
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+from taskflow.settings import ApiSettings
+from taskflow_api.client_address import contains, limit_key
+from taskflow_api.problems import TOO_MANY_REQUESTS, ProblemError
+from taskflow_api.rate_limits.bucket import Policy
+from taskflow_api.rate_limits.limits import RateLimits
+from taskflow_api.rate_limits.takes import Bucket
+
+ADDRESS_TIMES = 10
+"""An address has as many times the attempts: an office is one."""
+
+STRANGERS_TIMES = 5
+"""All addresses together from which an account has not been signed in to have as many times."""
+
+REGISTRATION_COST = 5
+"""How many attempts of its address a registration takes."""
+
+
+class LoginLimits:
+    """Takes an attempt before it is made; who has none left is told when to come again.
+
+    An attacker who uses up an account's attempts from everywhere keeps out addresses that are new
+    to it, and not those from which its owner has signed in before.
+    """
+
+    def __init__(self, limits: RateLimits, settings: ApiSettings) -> None:
+        attempts, seconds = settings.login_limit_attempts, settings.login_limit_seconds
+        self._limits = limits
+        self._pair = Policy("login-pair", attempts, seconds)
+        self._address = Policy("login-address", attempts * ADDRESS_TIMES, seconds)
+        self._strangers = Policy("login-strangers", attempts * STRANGERS_TIMES, seconds)
+        self._unlimited: Sequence[IPv4Network | IPv6Network] = settings.unlimited_addresses
+
+    async def take_attempt(self, email: str, address: str) -> None:
+        """Before anything is looked up.
+
+        Raises:
+            ProblemError: 429, this address has tried too often, at this account or at all.
+        """
+        pair = Bucket(self._pair, f"{_name_of(email)}:{limit_key(address)}")
+        await self._take([pair, *self._of_address(address)], cost=1)
+
+    async def take_strangers_attempt(self, email: str) -> None:
+        """Where the address has not signed in to the account before, or there is no account.
+
+        Raises:
+            ProblemError: 429, too many such addresses have tried.
+        """
+        await self._take([Bucket(self._strangers, _name_of(email))], cost=1)
+
+    async def take_registration(self, address: str) -> None:
+        """Before a registration.
+
+        Raises:
+            ProblemError: 429, this address has made too many, or tried too often to sign in.
+        """
+        await self._take(self._of_address(address), cost=REGISTRATION_COST)
+
+    def _of_address(self, address: str) -> list[Bucket]:
+        if contains(self._unlimited, address):
+            return []
+        return [Bucket(self._address, limit_key(address))]
+
+    async def _take(self, buckets: Sequence[Bucket], *, cost: int) -> None:
+        taken = await self._limits.take_from(buckets, cost=cost)
+        if taken is not None and not taken.granted:
+            raise ProblemError(
+                TOO_MANY_REQUESTS,
+                "Too many attempts to sign in.",
+                headers={"Retry-After": str(taken.retry_after_seconds())},
+            )
+
+
+def _name_of(email: str) -> str:
+    """What stands for an account in Redis, which need not know whose it is."""
+    return hashlib.sha256(email.encode("utf-8", "surrogatepass")).hexdigest()[:32]
