@@ -20,7 +20,7 @@ _SECRET_NAME = re.compile(
 _NO_SECRETS = frozenset({"claim_token"})
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',]+", re.IGNORECASE)
-_API_KEY = re.compile(r"\btf_live_\w+")
+_OUR_OWN = re.compile(r"\btf_(live|refresh)_[\w-]+")
 # Control characters, line separators of Unicode, and what turns the direction of writing round.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _OF_SEVERAL_LINES = frozenset({"exception", "stack"})
@@ -137,6 +137,6 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
 def _without_credentials(text: str) -> str:
     if "@" in text:
         text = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
-    if "tf_live_" in text:
-        text = _API_KEY.sub(REDACTED, text)
+    if "tf_" in text:
+        text = _OUR_OWN.sub(REDACTED, text)
     return _BEARER.sub(rf"\1 {REDACTED}", text) if "earer" in text or "asic" in text else text

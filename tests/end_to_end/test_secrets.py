@@ -42,7 +42,7 @@ async def test_a_secret_is_found_nowhere(new_services: NewServices, real_servers
         assert CANARY not in repr(what), where
     # The process's own are secrets, too.
     password = urlsplit(real_servers.database_url).password
-    for secret in (services.api_key, password, real_servers.s3.secret_key):
+    for secret in (services.api_key, services.jwt_secret, password, real_servers.s3.secret_key):
         assert secret
         assert not [name for name, text in logged.items() if secret in text]
 

@@ -101,6 +101,7 @@ def test_the_level_holds_for_both_kinds_of_loggers() -> None:
         ({"headers": {"authorization": "Bearer a.b"}}, {"headers": {"authorization": REDACTED}}),
         ({"event": "sent Bearer a.b.c, ok"}, {"event": f"sent Bearer {REDACTED}, ok"}),
         ({"keys": ["tf_live_ab_cd", 1, None]}, {"keys": [REDACTED, 1, None]}),
+        ({"event": "sent tf_refresh_a-b_c, ok"}, {"event": f"sent {REDACTED}, ok"}),
         ({"token": None}, {"token": None}),
         ({"claim_token": "t"}, {"claim_token": "t"}),
         ({"url": "http://host/path@x"}, {"url": "http://host/path@x"}),

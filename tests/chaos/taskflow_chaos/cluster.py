@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -66,6 +67,7 @@ class Cluster:
         self.proxies: dict[str, TcpProxy] = {}
         """By server, for those that the layout names."""
         self.api_key = api_key.generate().text
+        self._jwt_secret = secrets.token_hex()
         self.apis: list[Keeper] = []
         self.consumers: list[Keeper] = []
         self.schedulers: list[Keeper] = []
@@ -187,6 +189,7 @@ class Cluster:
             "s3_secret_key": self.servers.s3_secret_key,
             "s3_bucket": self.servers.s3_bucket,
             "api_key": self.api_key,
+            "jwt_secret": self._jwt_secret,
         }
         if role == "api":
             settings["api_port"] = self._api_ports[int(name.rpartition("-")[2]) - 1]

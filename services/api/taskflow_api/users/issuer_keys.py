@@ -100,6 +100,9 @@ class IssuerKeys:
         except IssuerUnusable as error:
             self._is_away = True
             log.warning("issuer_unreachable", error=str(error))
+        except Exception:
+            self._is_away = True
+            log.exception("issuer_keys_broke")
         else:
             self._is_away = False
             self._fetched_at = time.monotonic()
