@@ -30,8 +30,8 @@ def ring(secret: str, previous: str = "") -> KeyRing:
     return KeyRing(UserSettings(_env_file=None, jwt_secret=secret, jwt_previous_secret=previous))
 
 
-def tokens(*secrets: str) -> AccessTokens:
-    return AccessTokens(ring(*secrets), life_seconds=900)
+def tokens(*secrets: str, life_seconds: int = 86_400) -> AccessTokens:
+    return AccessTokens(ring(*secrets), life_seconds=life_seconds)
 
 
 KEY = ring(SECRET).current
@@ -98,8 +98,8 @@ FORGED = {
     "us among others": signed(aud=["taskflow-api", "another-api"]),
     "expired": signed(iat=NOW - timedelta(hours=1), exp=NOW - timedelta(minutes=1)),
     "exp a text": signed(exp="never"),
-    "not yet": signed(nbf=NOW + timedelta(minutes=2)),
-    "of the future": signed(iat=NOW + timedelta(minutes=2)),
+    "not yet": signed(nbf=NOW + timedelta(hours=2)),
+    "of the future": signed(iat=NOW + timedelta(hours=2)),
     "a subject that is none": signed(sub="admin"),
     "a tenant that is SQL": signed(tenant="'; DROP TABLE jobs; --"),
     "no signature": f"{HEAD}.{BODY}.",
@@ -151,8 +151,9 @@ async def test_a_database_that_is_away_is_a_503(api: httpx.AsyncClient) -> None:
 
 
 def test_a_clock_may_be_a_little_off() -> None:
-    late = signed(iat=NOW - timedelta(hours=1), exp=NOW - timedelta(seconds=3))
-    early = signed(iat=NOW + timedelta(seconds=3))
+    now = datetime.now(UTC)
+    late = signed(iat=now - timedelta(hours=1), exp=now - timedelta(seconds=1))
+    early = signed(iat=now + timedelta(seconds=8))
     assert tokens(SECRET).read(late) == tokens(SECRET).read(early) == ACCESS
 
 
@@ -171,7 +172,8 @@ def test_scopes_that_there_are_not_are_left_out() -> None:
 
 
 def test_a_token_lives_for_as_long_as_it_says() -> None:
-    claims = jwt.decode(GOOD, options={"verify_signature": False})
+    token = tokens(SECRET, life_seconds=900).issue(ACCESS)
+    claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == 900
     assert UUID(claims["jti"]).version == 7
 
