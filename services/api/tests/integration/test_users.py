@@ -25,6 +25,10 @@ ME = "/api/v1/auth/me"
 LOGOUT = "/api/v1/auth/logout"
 JOBS = "/api/v1/jobs"
 PASSWORD = "correct horse battery"
+_WAITING_FOR_SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%user_sessions%'
+"""
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -286,6 +290,25 @@ async def test_a_token_that_is_used_many_times_at_once_has_one_successor(
     (successor,) = {answer.json()["refresh_token"] for answer in answers}
     assert await connection.fetchval("SELECT count(*) FROM refresh_tokens") == 2
     assert (await refresh(anybody, successor)).status_code == 200
+
+
+async def test_those_who_use_a_token_at_once_take_turns(
+    anybody: httpx.AsyncClient,
+    tokens: dict[str, Any],
+    connection: asyncpg.Connection,
+    clean_database: str,
+) -> None:
+    holder = await asyncpg.connect(clean_database)
+    async with holder.transaction():
+        await holder.execute("SELECT FROM user_sessions FOR UPDATE")
+        both = [asyncio.create_task(refresh(anybody, tokens["refresh_token"])) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while await connection.fetchval(_WAITING_FOR_SESSIONS) < 2:
+                await asyncio.sleep(0.02)
+    await holder.close()
+    answers = await asyncio.gather(*both)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len({answer.json()["refresh_token"] for answer in answers}) == 1
 
 
 async def test_a_change_of_the_secret_signs_nobody_out(start: Start, email: str) -> None:
