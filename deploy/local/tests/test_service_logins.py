@@ -109,6 +109,7 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkou
         assert await tenants_seen(owner) == 1
         assert "\tdefault\t" in dump(owner)
         assert make_key(checkout, owner) == ""
+        assert "\ttenant.create\t" in dump(owner)
         assert await tenants_seen(owner) == 2
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(f"postgresql://postgres:x@{LOOPBACK}:{port}/postgres")
