@@ -1,6 +1,6 @@
 """Sessions of users: families of refresh tokens, each of which is used once."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -164,8 +164,9 @@ async def _lock(connection: Connection, family: Family) -> Session | None:
     return Session(family.session_id, family.tenant_id, row["user_id"], _scopes(row["scopes"]))
 
 
-def _scopes(names: Iterable[str]) -> frozenset[Scope]:
-    return frozenset(map(Scope, names))
+def _scopes(names: Collection[str]) -> frozenset[Scope]:
+    # Scopes that a later version has made are none of this one's.
+    return frozenset(scope for scope in Scope if scope in names)
 
 
 async def _add_token(connection: Connection, session: Session, token_hash: bytes) -> None:

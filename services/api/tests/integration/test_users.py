@@ -234,6 +234,16 @@ async def test_tokens_may_have_fewer_scopes_and_get_no_more(
         assert (await anybody.get(JOBS, headers=bearing(each))).status_code == 200
 
 
+async def test_a_scope_of_a_later_version_is_none(
+    anybody: httpx.AsyncClient, email: str, connection: asyncpg.Connection
+) -> None:
+    await register(anybody, email)
+    tokens = await sign_in(anybody, email, scope="jobs:read")
+    await connection.execute("UPDATE user_sessions SET scopes = '{jobs:read,moon:land}'")
+    answer = await refresh(anybody, tokens["refresh_token"])
+    assert (answer.status_code, answer.json().get("scope")) == (200, "jobs:read")
+
+
 async def test_a_refresh_token_leads_on_and_on(
     anybody: httpx.AsyncClient, tokens: dict[str, Any]
 ) -> None:
