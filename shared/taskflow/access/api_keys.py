@@ -17,6 +17,7 @@ from taskflow.access.errors import ApiKeyConflict, ApiKeyNotFound
 from taskflow.api_key import ApiKey
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent
+from taskflow.jobs.schemas import LAST_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,8 @@ async def rotate(
                 f"The key that this one replaces, {old['replaces']}, still works: revoke it first."
             )
         if expires_at is None and old["expires_at"] is not None:
-            expires_at = old["now"] + (old["expires_at"] - old["created_at"])
+            life = old["expires_at"] - old["created_at"]
+            expires_at = old["now"] + min(life, LAST_TIME - old["now"])
         wanted = WantedKey(old["name"], old["scopes"], expires_at)
         made = await _insert(connection, tenant_id, wanted, origin, replaces=api_key_id)
         ends_at = old["now"] + overlap

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -27,6 +27,8 @@ MAX_ATTEMPTS = 1_000
 MAX_DELAY_SECONDS = 10 * 366 * 86_400
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 MAX_METADATA_BYTES = 16 * 1024
+LAST_TIME = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
+"""What is later is kept as this: asyncpg takes the very last time that there is for `infinity`."""
 QUEUE_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _RFC_3339 = re.compile(
@@ -68,7 +70,7 @@ def _rfc_3339(value: Any) -> Any:
 
 def _to_utc(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
+        return min(value.astimezone(UTC), LAST_TIME)
     except OverflowError as error:
         raise ValueError("is out of range") from error
 

@@ -17,6 +17,7 @@ from taskflow.db.pool import Database
 from taskflow.db.roles import DatabaseRole
 from taskflow.db.tenants import TenantConnection, begin_for
 from taskflow.errors import InvalidContent
+from taskflow.jobs.schemas import LAST_TIME
 from taskflow_testing.api_keys import ORIGIN, make_key
 from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import TENANT, Connect
@@ -179,6 +180,18 @@ async def test_a_new_key_is_good_for_as_long_as_the_old_one_was(
     new = await rotate(tenant, TENANT, old.id, ORIGIN, overlap=timedelta())
     life = "SELECT extract(epoch FROM expires_at - created_at) FROM api_keys WHERE id = $1"
     assert await connection.fetchval(life, new.id) == await connection.fetchval(life, old.id)
+
+
+async def test_the_end_of_time_stays_where_it_is(
+    tenant: TenantConnection, api: Database, connection: asyncpg.Connection
+) -> None:
+    old = await make_key(connection, expires_at=LAST_TIME)
+    new = await rotate(tenant, TENANT, old.id, ORIGIN, overlap=timedelta())
+    expiry = "SELECT expires_at FROM api_keys WHERE id = $1"
+    assert await connection.fetchval(expiry, new.id) == LAST_TIME
+    left = (await found(api, new)).seconds_left
+    assert left is not None
+    assert left > 0
 
 
 @pytest.mark.parametrize("column", ["revoked_at", "expires_at"])

@@ -192,6 +192,18 @@ async def test_a_key_ends_by_itself(api: httpx.AsyncClient) -> None:
     assert (await api.get(f"{KEYS}/{made['id']}")).json()["state"] == "expired"
 
 
+async def test_a_key_may_end_with_time_itself(
+    api: httpx.AsyncClient, connection: asyncpg.Connection
+) -> None:
+    last = "9999-12-31T23:59:59.9999999Z"
+    made = await make(api, expires_at=last)
+    assert await status_with(api, made["key"]) == 200
+    new = await api.post(f"{KEYS}/{made['id']}/rotate", json={})
+    assert new.status_code == 201
+    assert new.json()["expires_at"] == made["expires_at"]
+    assert await connection.fetchval("SELECT every(isfinite(expires_at)) FROM api_keys")
+
+
 async def test_a_key_is_renamed(api: httpx.AsyncClient) -> None:
     made = await make(api)
     answer = await api.patch(f"{KEYS}/{made['id']}", json={"name": "till"})
