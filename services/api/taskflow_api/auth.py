@@ -30,7 +30,7 @@ TOKEN_PATH = "/api/v1/auth/token"  # noqa: S105 - an address
 """Where tokens are given."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]*\.[A-Za-z0-9_=-]*")
-"""What has the form of a JWT, which no key has."""
+"""What has the form of a JWT; of keys that of the settings alone may have it."""
 
 _api_key_header = APIKeyHeader(
     name="X-API-Key", scheme_name="ApiKey", description="An API key.", auto_error=False
@@ -121,12 +121,6 @@ async def authenticate(
         ProblemError: 401, there is neither, or it is not known.
         ServiceUnavailable: who has to be asked about it is away.
     """
-    if not api_key and bearer is not None and _TOKEN.fullmatch(bearer.credentials):
-        tokens: Tokens = request.app.state.resources.users.callers
-        try:
-            return await tokens.principal_of(bearer.credentials)
-        except InvalidToken as error:
-            raise _not_authenticated(str(error)) from error
     key = api_key or (bearer and bearer.credentials)
     if not key:
         raise ProblemError(
@@ -136,11 +130,17 @@ async def authenticate(
         )
     keys: ApiKeys = request.app.state.resources.api_keys
     principal = await keys.find(key)
-    if principal is None:
+    if principal is not None:
+        return principal
+    if api_key or not _TOKEN.fullmatch(key):
         raise _not_authenticated(
             "The API key is not valid: it is mistyped or unknown, was revoked or has expired."
         )
-    return principal
+    tokens: Tokens = request.app.state.resources.users.callers
+    try:
+        return await tokens.principal_of(key)
+    except InvalidToken as error:
+        raise _not_authenticated(str(error)) from error
 
 
 def _not_authenticated(detail: str) -> ProblemError:

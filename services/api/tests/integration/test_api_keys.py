@@ -60,6 +60,15 @@ async def test_a_key_is_shown_once_and_works_from_then_on(api: httpx.AsyncClient
     assert not [each for each in (read, listed, log) if secret in each.text]
 
 
+async def test_the_key_of_the_settings_may_look_like_a_token(start: Any) -> None:
+    key = "chosen.by-an.operator"
+    async with start(api_key=key) as api:
+        del api.headers["X-API-Key"]
+        answer = await api.get(JOBS, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 200
+        check_problem(await api.get(JOBS, headers={"Authorization": f"Bearer {key}s"}), 401)
+
+
 async def test_who_made_a_key_is_told_by_it(api: httpx.AsyncClient) -> None:
     first = await make(api, scopes=["admin"])
     second = await api.post(KEYS, json=WANTED, headers={"X-API-Key": first["key"]})
