@@ -81,7 +81,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     own, tenants, intake = await _open_databases(settings, stack)
     reads = await _open_reads(settings, stack)
     object_store = _open_object_store(settings, stack)
-    stored_keys = StoredKeys(own)
+    lookups = Lookups(own)
+    stored_keys = StoredKeys(lookups)
     stack.push_async_callback(stored_keys.close)
     key_uses = KeyUses(own)
     stack.push_async_callback(key_uses.close)
@@ -109,7 +110,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     users = open_users(
         settings,
         stack,
-        lookups=Lookups(own),
+        lookups=lookups,
         writes=writes,
         relay=relay,
         rate_limits=rate_limits,

@@ -13,7 +13,8 @@ from taskflow.access.key_lookup import USE_SECONDS, StoredKey, look_up, note_use
 from taskflow.batching import Batcher, BatcherClosed
 from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
-from taskflow_api.database_access import SERVICE
+from taskflow_api.database_access import Lookups
+from taskflow_api.recent import Recent
 
 FRESH_SECONDS = 0.75
 """For how long an answer is believed: a key that is revoked must be refused within a second."""
@@ -39,31 +40,27 @@ class KnownKey:
 
     def __init__(self, stored: StoredKey | None, asked_at: float) -> None:
         """`asked_at`: before PostgreSQL was asked (`time.monotonic()`)."""
-        self.stored = stored
+        self._stored = stored
         self._asked_at = asked_at
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether this may still be believed."""
-        return time.monotonic() - self._asked_at <= FRESH_SECONDS
 
     @property
     def good(self) -> StoredKey | None:
         """The key, if it has neither expired nor been revoked."""
-        if self.stored is None or self.stored.seconds_left is None:
-            return self.stored
-        is_over = time.monotonic() - self._asked_at >= self.stored.seconds_left
-        return None if is_over else self.stored
+        if self._stored is None or self._stored.seconds_left is None:
+            return self._stored
+        is_over = time.monotonic() - self._asked_at >= self._stored.seconds_left
+        return None if is_over else self._stored
 
 
 class StoredKeys:
     """Looks keys up; while one look is under way, those who ask gather for the next."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._known: OrderedDict[str, KnownKey] = OrderedDict()
-        """The oldest answer first."""
-        self._looks = Batcher(self._look, max_items=MAX_LOOK_UPS, skip_cancelled=True)
+    def __init__(self, lookups: Lookups) -> None:
+        self._lookups = lookups
+        self._looks = Batcher(self._look, max_items=MAX_LOOK_UPS)
+        self._known: Recent[str, KnownKey] = Recent(
+            self._looks.submit, seconds=FRESH_SECONDS, max_entries=MAX_KNOWN
+        )
 
     async def get(self, key_id: str) -> StoredKey | None:
         """The key with this id, if it is good.
@@ -71,40 +68,20 @@ class StoredKeys:
         Raises:
             ServiceUnavailable: PostgreSQL can't be asked, or the process is stopping.
         """
-        known = self._known.get(key_id)
-        if known is None or not known.is_fresh:
-            try:
-                known = await self._looks.submit(key_id)
-            except BatcherClosed as error:
-                raise ServiceUnavailable("The API", str(error)) from error
-        return known.good
+        try:
+            return (await self._known.get(key_id)).good
+        except BatcherClosed as error:
+            raise ServiceUnavailable("The API", str(error)) from error
 
     async def close(self) -> None:
         """Look no more."""
         await self._looks.close()
 
     async def _look(self, key_ids: Sequence[str]) -> Sequence[KnownKey]:
-        known = [self._known.get(key_id) for key_id in key_ids]
-        # Who has come while the look before was under way may find its answer here.
-        fresh = [each for each in known if each is not None and each.is_fresh]
-        if len(fresh) == len(known):
-            return fresh
-        answers = await self._ask(set(key_ids))
-        for key_id, answer in answers.items():
-            self._known[key_id] = answer
-            self._known.move_to_end(key_id)
-        while len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
-        return [answers[key_id] for key_id in key_ids]
-
-    async def _ask(self, key_ids: set[str]) -> dict[str, KnownKey]:
-        try:
-            async with self._database.connection() as connection:
-                asked_at = time.monotonic()
-                found = await look_up(connection, key_ids)
-        except (*TRANSIENT_ERRORS, *REFUSALS) as error:
-            raise ServiceUnavailable(SERVICE, str(error) or type(error).__name__) from error
-        return {key_id: KnownKey(found.get(key_id), asked_at) for key_id in key_ids}
+        async with self._lookups.connection() as connection:
+            asked_at = time.monotonic()
+            found = await look_up(connection, key_ids)
+        return [KnownKey(found.get(key_id), asked_at) for key_id in key_ids]
 
 
 class KeyUses:

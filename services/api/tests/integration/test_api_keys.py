@@ -262,16 +262,18 @@ async def test_many_requests_need_one_look(
 
 
 async def test_what_is_known_of_keys_is_bounded(
-    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, looks: list[Collection[str]]
+    start: Any, monkeypatch: pytest.MonkeyPatch, looks: list[Collection[str]]
 ) -> None:
+    monkeypatch.setattr("taskflow_api.stored_keys.FRESH_SECONDS", 600.0)
     monkeypatch.setattr("taskflow_api.stored_keys.MAX_KNOWN", 3)
     keys = [generate().text for _ in range(8)]
-    for key in keys:
-        assert await status_with(api, key) == 401
-    assert await status_with(api, keys[-1]) == 401
-    assert len(looks) == 8
-    assert await status_with(api, keys[0]) == 401
-    assert len(looks) == 9
+    async with start() as api:
+        for key in keys:
+            assert await status_with(api, key) == 401
+        assert await status_with(api, keys[-1]) == 401
+        assert len(looks) == 8
+        assert await status_with(api, keys[0]) == 401
+        assert len(looks) == 9
 
 
 async def test_that_a_key_is_used_is_seen_soon_and_holds_nothing_up(
