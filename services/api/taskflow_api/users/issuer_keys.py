@@ -22,6 +22,9 @@ from taskflow_api.problems import ProblemError
 FRESH_SECONDS = 300.0
 """For how long keys are believed; who comes later sets off another look and waits for nothing."""
 
+STALE_SECONDS = 600.0
+"""Who comes later than this, where nobody came for so long, waits for that look."""
+
 KEPT_SECONDS = 3_600.0
 """For how long they are used while the issuer can't be asked."""
 
@@ -67,12 +70,11 @@ class IssuerKeys:
         if age > KEPT_SECONDS:
             self._keys = {}
         key = self._keys.get((key_id, algorithm))
-        if key is not None:
-            if age > FRESH_SECONDS and self._may_ask():
-                self._ask()
-            return key
-        if self._may_ask() or self._asking is not None:
-            await asyncio.shield(self._ask())
+        if (key is None or age > FRESH_SECONDS) and self._may_ask():
+            self._ask()
+        is_good = key is not None and (age <= STALE_SECONDS or self._is_away)
+        if self._asking is not None and not is_good:
+            await asyncio.shield(self._asking)
             key = self._keys.get((key_id, algorithm))
         if key is None and self._is_away:
             raise ServiceUnavailable("The issuer of the token", "its keys can't be had")
@@ -87,11 +89,10 @@ class IssuerKeys:
     def _may_ask(self) -> bool:
         return time.monotonic() - self._asked_at >= AGAIN_SECONDS
 
-    def _ask(self) -> "asyncio.Task[None]":
+    def _ask(self) -> None:
         if self._asking is None:
             self._asked_at = time.monotonic()
             self._asking = asyncio.create_task(self._fetch(), name="jwks", context=Context())
-        return self._asking
 
     async def _fetch(self) -> None:
         try:

@@ -289,6 +289,16 @@ async def test_a_key_that_was_taken_back_is_forgotten(
             await asyncio.sleep(0.02)
 
 
+async def test_who_comes_after_a_long_time_is_not_let_in_by_a_key_that_was_taken_back(
+    api: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await me(api, signed(issuer))).status_code == 200
+    issuer.keys = [jwk(OTHER_EC_KEY, "next")]
+    for name in ("FRESH_SECONDS", "STALE_SECONDS", "AGAIN_SECONDS"):
+        monkeypatch.setattr(issuer_keys, name, 0.0)
+    check_problem(await me(api, signed(issuer)), 401)
+
+
 async def test_an_issuer_that_is_away_is_a_503_and_no_401(
     api: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
