@@ -55,7 +55,7 @@ async def register(request: Request, resources: With) -> RegistrationAccepted:
     users.registrations.require_open()
     wanted = await read_body(request, RegistrationRequest)
     visit = visit_of(request)
-    await users.limits.take_registration(visit.address)
+    await users.limits.take_registration(wanted.email, visit.address)
     await users.registrations.register(wanted.email, wanted.password, visit)
     return RegistrationAccepted(email=wanted.email, detail=_ACCEPTED)
 

@@ -1,8 +1,9 @@
-"""How often somebody may try to sign in: by address, by account, and by both together."""
+"""How often somebody may sign in, refresh and register: by address, account, session, mailbox."""
 
 import hashlib
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
+from uuid import UUID
 
 from taskflow.settings import ApiSettings
 from taskflow_api.client_address import contains, limit_key
@@ -10,6 +11,7 @@ from taskflow_api.problems import TOO_MANY_REQUESTS, ProblemError
 from taskflow_api.rate_limits.bucket import Policy
 from taskflow_api.rate_limits.limits import RateLimits
 from taskflow_api.rate_limits.takes import Bucket
+from taskflow_api.users.mail_addresses import mailbox_of
 
 ADDRESS_TIMES = 10
 """An address has as many times the attempts: an office is one."""
@@ -19,6 +21,12 @@ STRANGERS_TIMES = 5
 
 REGISTRATION_COST = 5
 """How many attempts of its address a registration takes."""
+
+REFRESHES_TIMES = 3
+"""A session is refreshed as many times as often as an account is tried: each leaves a row."""
+
+MAILBOX_REGISTRATIONS, MAILBOX_SECONDS = 5, 86_400
+"""How often a mailbox is registered from everywhere together, where each time sends it a mail."""
 
 
 class LoginLimits:
@@ -34,6 +42,11 @@ class LoginLimits:
         self._pair = Policy("login-pair", attempts, seconds)
         self._address = Policy("login-address", attempts * ADDRESS_TIMES, seconds)
         self._strangers = Policy("login-strangers", attempts * STRANGERS_TIMES, seconds)
+        self._refreshes = Policy("login-refresh", attempts * REFRESHES_TIMES, seconds)
+        self._mailbox = Policy(
+            "login-mailbox", MAILBOX_REGISTRATIONS * REGISTRATION_COST, MAILBOX_SECONDS
+        )
+        self._with_mail = bool(settings.smtp_host)
         self._unlimited: Sequence[IPv4Network | IPv6Network] = settings.unlimited_addresses
 
     async def take_attempt(self, email: str, address: str) -> None:
@@ -53,13 +66,25 @@ class LoginLimits:
         """
         await self._take([Bucket(self._strangers, _name_of(email))], cost=1)
 
-    async def take_registration(self, address: str) -> None:
-        """Before a registration.
+    async def take_registration(self, email: str, address: str) -> None:
+        """Before a registration, whether the address for mail is free or not.
 
         Raises:
-            ProblemError: 429, this address has made too many, or tried too often to sign in.
+            ProblemError: 429, this address has made too many, or tried too often to sign in; or
+                too many have come for this mailbox.
         """
-        await self._take(self._of_address(address), cost=REGISTRATION_COST)
+        buckets = self._of_address(address)
+        if self._with_mail:
+            buckets.append(Bucket(self._mailbox, _name_of(mailbox_of(email))))
+        await self._take(buckets, cost=REGISTRATION_COST)
+
+    async def take_refresh(self, session_id: UUID) -> None:
+        """Before a refresh token of this session is used.
+
+        Raises:
+            ProblemError: 429, too many have been.
+        """
+        await self._take([Bucket(self._refreshes, str(session_id))], cost=1)
 
     def _of_address(self, address: str) -> list[Bucket]:
         if contains(self._unlimited, address):
@@ -71,7 +96,7 @@ class LoginLimits:
         if taken is not None and not taken.granted:
             raise ProblemError(
                 TOO_MANY_REQUESTS,
-                "Too many attempts to sign in.",
+                "Too many attempts to sign in, to refresh or to register.",
                 headers={"Retry-After": str(taken.retry_after_seconds())},
             )
 

@@ -18,3 +18,9 @@ def normal_address(text: str) -> str | None:
     if len(text) > MAX_CHARACTERS or found is None or found["bare"] is None:
         return None
     return text.lower() if _LOCAL.match(text) else None
+
+
+def mailbox_of(address: str) -> str:
+    """Where mail to an address arrives, as far as can be told: providers ignore dots, or a tag."""
+    local, _, domain = address.rpartition("@")
+    return f"{local.partition('+')[0].replace('.', '')}@{domain}"

@@ -99,6 +99,7 @@ class SignIn:
 
         Raises:
             SignInRefused: its session is over, or it was used before, which ends its session.
+            ProblemError: 429, too many tokens of the session have been used.
             ServiceUnavailable: PostgreSQL can't be asked; the same token may be sent again soon.
         """
         if not refresh_tokens.is_well_formed(token):
@@ -108,6 +109,7 @@ class SignIn:
             family = await sessions.find_family(connection, token_hash)
         if family is None:
             raise _no_good()
+        await self._limits.take_refresh(family.session_id)
         made = [refresh_tokens.successor(token, key) for key in self._keys.keys]
         by_hash = {refresh_tokens.digest(each): each for each in made}
         async with (

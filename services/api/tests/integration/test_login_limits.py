@@ -1,5 +1,6 @@
 """How often somebody may try to sign in, and that it keeps nobody out of what is theirs."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from taskflow_api.users import login_limits
 from taskflow_testing.problems import check_problem
 
 from .conftest import Start
@@ -25,6 +27,10 @@ PROXIED: dict[str, Any] = {
 async def patient_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full buckets, on a machine that may be busy elsewhere."""
     monkeypatch.setattr("taskflow_api.rate_limits.shared_buckets.ANSWER_SECONDS", 10.0)
+    await fill_buckets(redis_url)
+
+
+async def fill_buckets(redis_url: str) -> None:
     async with Redis.from_url(redis_url) as redis:
         async for key in redis.scan_iter("taskflow:limit:*"):
             await redis.delete(key)
@@ -45,6 +51,11 @@ async def attempt(
 async def register(api: httpx.AsyncClient, email: str, address: str) -> httpx.Response:
     body = {"email": email, "password": PASSWORD}
     return await api.post(REGISTER, json=body, headers={"X-Forwarded-For": address})
+
+
+async def refresh(api: httpx.AsyncClient, tokens: Mapping[str, str]) -> httpx.Response:
+    body = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    return await api.post(TOKEN, json=body)
 
 
 async def test_an_address_tries_an_account_so_often(start: Start, email: str) -> None:
@@ -87,6 +98,23 @@ async def test_an_address_registers_so_many(start: Start, email: str) -> None:
     assert [answer.status_code for answer in answers] == [202, 202, 429]
 
 
+async def test_a_mailbox_is_registered_so_often_by_whatever_name_and_from_wherever(
+    start: Start, email: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login_limits, "MAILBOX_REGISTRATIONS", 3)
+    local, _, domain = email.partition("@")
+    names = [email, f"{local}+a@{domain}", f"a.{local[1:]}+b@{domain}", f"{local}+c@{domain}"]
+    async with start(smtp_host="mail.example.com", **PROXIED) as api:
+        answers = [await register(api, n, f"203.0.113.{i}") for i, n in enumerate(names)]
+        taken = await register(api, email, "203.0.113.9")
+        other = await register(api, f"other-{email}", "203.0.113.9")
+        signed_in = await attempt(api, email, "203.0.113.9", PASSWORD)
+    assert [answer.status_code for answer in answers] == [202, 202, 202, 429]
+    # Nor does it tell whether the address is taken.
+    assert check_problem(taken, 429)["detail"] == check_problem(answers[3], 429)["detail"]
+    assert (other.status_code, signed_in.status_code) == (202, 200)
+
+
 async def test_a_crowd_of_attackers_keeps_no_owner_out(start: Start, email: str) -> None:
     home, abroad = "203.0.113.1", "203.0.113.200"
     async with start(login_limit_attempts=2, **PROXIED) as api:
@@ -100,6 +128,18 @@ async def test_a_crowd_of_attackers_keeps_no_owner_out(start: Start, email: str)
     # Until one more attempt has come back.
     check_problem(on_a_journey, 429)
     assert int(on_a_journey.headers["Retry-After"]) <= 360
+
+
+async def test_a_session_is_refreshed_so_often(start: Start, email: str, redis_url: str) -> None:
+    async with start(login_limit_attempts=1, **PROXIED) as api:
+        await register(api, email, "203.0.113.1")
+        tokens = (await attempt(api, email, "203.0.113.1", PASSWORD)).json()
+        for _ in range(3):
+            tokens = (await refresh(api, tokens)).json()
+        check_problem(await refresh(api, tokens), 429, "too_many_requests")
+        # A token that came too early is as good as before.
+        await fill_buckets(redis_url)
+        assert (await refresh(api, tokens)).status_code == 200
 
 
 async def test_without_redis_each_process_counts_by_itself(start: Start, email: str) -> None:
