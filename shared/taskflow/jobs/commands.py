@@ -1,6 +1,7 @@
 """What a client may do to a job that exists: cancel, retry, delete; `patching` has its changes.
 
-Each is one short transaction that locks the job's row, judges, writes the row and its event.
+Each is one short transaction that locks the job's row, judges, writes the row and its event, and
+into the audit log whose doing it is (`origin`).
 """
 
 from typing import Any
@@ -8,11 +9,12 @@ from uuid import UUID
 
 import asyncpg
 
+from taskflow.access.audit_log import Origin
 from taskflow.db.pool import Connection
 from taskflow.errors import JobStateConflict
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.locked_row import lock, pointer_of, record
+from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.log_index import take_strays
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, sources
@@ -29,7 +31,9 @@ UPDATE jobs SET cancel_requested = true, updated_at = clock_timestamp() WHERE id
 """
 
 
-async def cancel(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobState:
+async def cancel(
+    connection: Connection, tenant_id: UUID, job_id: UUID, *, origin: Origin | None = None
+) -> JobState:
     """Cancel a waiting job, ask for the end of a running one; the state that it has then.
 
     Raises:
@@ -45,6 +49,7 @@ async def cancel(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobSt
             if not row["cancel_requested"]:
                 await connection.execute(_REQUEST_CANCEL, job_id)
                 await record(connection, row, JobEvent.REQUEST_CANCEL, state)
+                await audit(connection, row, origin, "cancel", after={"cancel_requested": True})
             return state
         if state not in sources(JobEvent.CANCEL):
             raise JobStateConflict(
@@ -52,9 +57,17 @@ async def cancel(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobSt
             )
         await connection.execute(_CANCEL, job_id)
         await record(connection, row, JobEvent.CANCEL, JobState.CANCELLED)
+        await _audit_move(connection, row, origin, "cancel", JobState.CANCELLED)
         if row["has_dependents"]:
             await resolve_dependents(connection, [job_id])
         return JobState.CANCELLED
+
+
+async def _audit_move(
+    connection: Connection, row: Any, origin: Origin | None, verb: str, target: JobState
+) -> None:
+    before, after = {"state": row["state"]}, {"state": target}
+    await audit(connection, row, origin, verb, before=before, after=after)
 
 
 _RETRY = """
@@ -87,7 +100,9 @@ ORDER BY id
 """
 
 
-async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointer:
+async def retry(
+    connection: Connection, tenant_id: UUID, job_id: UUID, *, origin: Origin | None = None
+) -> Pointer:
     """Queue a job that ended badly again, with a fresh budget; the pointer to publish.
 
     Raises:
@@ -112,6 +127,7 @@ async def retry(connection: Connection, tenant_id: UUID, job_id: UUID) -> Pointe
                 job_id, state, "Another job with the same unique_key is alive."
             ) from error
         await record(connection, row, JobEvent.RETRY, JobState.QUEUED)
+        await _audit_move(connection, row, origin, "retry", JobState.QUEUED)
         return pointer_of(row, pointer_at)
 
 
@@ -158,7 +174,9 @@ FROM chunks
 """
 
 
-async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
+async def delete(
+    connection: Connection, tenant_id: UUID, job_id: UUID, *, origin: Origin | None = None
+) -> None:
     """Remove a finished job's rows, and note what the scheduler has to erase in the object store.
 
     Raises:
@@ -173,5 +191,8 @@ async def delete(connection: Connection, tenant_id: UUID, job_id: UUID) -> None:
                 job_id, state, f"The job is {state}: cancel it or wait for its end, then delete."
             )
         await connection.execute(_DELETE, job_id, tenant_id, row["created_at"])
+        # Nothing else is left to tell that there was a job.
+        before = {"type": row["type"], "state": state}
+        await audit(connection, row, origin, "delete", before=before)
     # Lines that were named meanwhile.
     await take_strays(connection, [job_id])

@@ -1,10 +1,15 @@
-"""One job's row, locked for a client's command: to judge by, with its event and its pointer."""
+"""One job's row, locked for a client's command: to judge by, with its event and its pointer.
+
+The event tells what became of the job, the audit log who asked for it.
+"""
 
 import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from taskflow.access import audit_log
+from taskflow.access.audit_log import Act, Origin
 from taskflow.db.pool import Connection
 from taskflow.errors import JobNotFound
 from taskflow.jobs.lanes import Lane
@@ -53,6 +58,21 @@ async def record(
         row["worker_id"],
         None if detail is None else json.dumps(detail),
     )
+
+
+async def audit(
+    connection: Connection,
+    row: Any,
+    origin: Origin | None,
+    verb: str,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Write down who has asked for it; without an origin nobody has."""
+    if origin is not None:
+        act = Act(f"job.{verb}", "job", str(row["id"]), before, after)
+        await audit_log.record(connection, row["tenant_id"], origin, act)
 
 
 def pointer_of(row: Any, pointer_at: datetime, priority: Priority | None = None) -> Pointer:

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from taskflow.access.audit_log import Origin
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
-from taskflow.jobs.locked_row import lock, pointer_of, record
+from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
@@ -32,10 +33,12 @@ async def patch(
     change: JobPatch,
     *,
     if_version: Collection[datetime] | None,
+    origin: Origin | None = None,
 ) -> Pointer | None:
     """Change a waiting job; its new pointer if one must be published.
 
     `if_version`: the job's `updated_at` must be one of these still; None: it doesn't matter.
+    `origin`: whose doing it is, for the audit log.
 
     Raises:
         JobNotFound: this tenant has no such job.
@@ -53,7 +56,11 @@ async def patch(
                 job_id, state, f"The job is {state}: only a waiting job can be changed."
             )
         now = await connection.fetchval("SELECT clock_timestamp()")
-        return await _apply(connection, row, change, state, now)
+        pointer = await _apply(connection, row, change, state, now)
+        # Names alone: what a job is about may be secret.
+        after = {"changed": sorted(change.model_fields_set)}
+        await audit(connection, row, origin, "change", after=after)
+        return pointer
 
 
 async def _apply(

@@ -73,9 +73,9 @@ class AuditQuery(Window):
 async def list_audit_log(
     caller: Admin, resources: With, query: Annotated[AuditQuery, Query()]
 ) -> AuditPage:
-    """What was done to your tenant's keys and settings, newest first.
+    """What was done to your tenant's keys, by its users and to its jobs, newest first.
 
-    An entry is written by the transaction that does it, and nobody can change it.
+    An entry is written by the transaction that does it, and no request can change it.
     """
     digest = query.digest(caller.tenant_id)
     after = None if query.cursor is None else cursors.decode(query.cursor, digest)

@@ -21,6 +21,7 @@ from taskflow_api.guards import JobReader, JobWriter
 from taskflow_api.job_documents import JobDocument, job_document, with_result
 from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
+from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 from taskflow_api.waiting import Waiters
 
@@ -149,7 +150,12 @@ async def change_job(
         await resources.job_types.check(caller.tenant_id, row["type"], change.payload)
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await patching.patch(
-            connection, caller.tenant_id, job_id, change, if_version=versions
+            connection,
+            caller.tenant_id,
+            job_id,
+            change,
+            if_version=versions,
+            origin=origin_of(request, caller),
         )
     if pointed is not None:
         resources.relay.send([Dispatch(pointed)])
@@ -166,12 +172,16 @@ async def change_job(
         problems.JOB_NOT_FOUND, problems.JOB_STATE_CONFLICT, problems.INVALID_CONTENT
     ),
 )
-async def delete_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
+async def delete_job(
+    request: Request, caller: JobWriter, resources: With, job_id: JobId
+) -> Response:
     """Delete a job that has ended, with its history, logs and artifacts.
 
     Nobody can read it from then on. What it has in the object storage goes within seconds, or as
     soon as that is well again.
     """
     async with resources.writes.connection(caller.tenant_id) as connection:
-        await commands.delete(connection, caller.tenant_id, job_id)
+        await commands.delete(
+            connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
+        )
     return Response(status_code=204)

@@ -1,6 +1,6 @@
 """What can be done to one job: cancel, retry."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from taskflow.jobs import commands
@@ -10,6 +10,7 @@ from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import JobId, With
 from taskflow_api.guards import JobWriter
+from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import problem_docs
 from taskflow_api.routes.job import read_document
 
@@ -34,10 +35,14 @@ _PROBLEMS = problem_docs(
         **_PROBLEMS,
     },
 )
-async def cancel_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
+async def cancel_job(
+    request: Request, caller: JobWriter, resources: With, job_id: JobId
+) -> Response:
     """Cancel a waiting job, or ask for the end of a running one; again does no harm."""
     async with resources.writes.connection(caller.tenant_id) as connection:
-        state = await commands.cancel(connection, caller.tenant_id, job_id)
+        state = await commands.cancel(
+            connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
+        )
     document = await read_document(resources, caller.tenant_id, job_id)
     return document.response(202 if state is JobState.RUNNING else 200)
 
@@ -51,9 +56,13 @@ async def cancel_job(caller: JobWriter, resources: With, job_id: JobId) -> Respo
     response_description="It is queued, with a fresh budget of attempts.",
     responses=_PROBLEMS,
 )
-async def retry_job(caller: JobWriter, resources: With, job_id: JobId) -> Response:
+async def retry_job(
+    request: Request, caller: JobWriter, resources: With, job_id: JobId
+) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
     async with resources.writes.connection(caller.tenant_id) as connection:
-        pointed = await commands.retry(connection, caller.tenant_id, job_id)
+        pointed = await commands.retry(
+            connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
+        )
     resources.relay.send([Dispatch(pointed)])
     return (await read_document(resources, caller.tenant_id, job_id)).response(202)

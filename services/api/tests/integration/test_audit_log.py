@@ -5,8 +5,10 @@ from typing import Any
 import httpx
 import pytest
 
+from taskflow_testing.jobs import Jobs
 from taskflow_testing.problems import check_problem
 
+JOBS = "/api/v1/jobs"
 KEYS = "/api/v1/api-keys"
 LOG = "/api/v1/audit-log"
 
@@ -44,10 +46,43 @@ async def test_a_change_is_there_with_who_where_and_what(api: httpx.AsyncClient)
     assert oldest["actor"] == {"kind": "settings", "id": "settings"}
 
 
+async def test_what_a_caller_does_to_a_job_outlives_the_job(api: httpx.AsyncClient) -> None:
+    body = {"type": "echo", "payload": {"password": "not for the log"}}
+    path = (await api.post(JOBS, json=body)).headers["Location"]
+    changed = {"priority": "high", "payload": {"password": "nor is this"}}
+    assert (await api.patch(path, json=changed)).status_code == 200
+    for verb, status in (("cancel", 200), ("cancel", 200), ("retry", 202), ("cancel", 200)):
+        assert (await api.post(f"{path}/{verb}")).status_code == status
+    assert (await api.delete(path)).status_code == 204
+    found = await entries(api, resource=path.rpartition("/")[2])
+    waiting, cancelled = {"state": "queued"}, {"state": "cancelled"}
+    assert [(each["action"], each["before"], each["after"]) for each in found] == [
+        ("job.delete", {"type": "echo", "state": "cancelled"}, None),
+        ("job.cancel", waiting, cancelled),
+        ("job.retry", cancelled, waiting),
+        ("job.cancel", waiting, cancelled),
+        ("job.change", None, {"changed": ["payload", "priority"]}),
+    ]
+    assert {each["actor"]["id"] for each in found} == {"settings"}
+    assert {each["client_address"] for each in found} == {"127.0.0.1"}
+
+
+async def test_who_stops_a_job_that_runs_is_there_once(api: httpx.AsyncClient, jobs: Jobs) -> None:
+    job_id = (await jobs.start()).attempt.job_id
+    for _ in range(2):
+        assert (await api.post(f"{JOBS}/{job_id}/cancel")).status_code == 202
+    [entry] = await entries(api, resource=str(job_id))
+    assert (entry["action"], entry["after"]) == ("job.cancel", {"cancel_requested": True})
+
+
 async def test_what_is_refused_leaves_nothing(api: httpx.AsyncClient) -> None:
     made = await a_key(api)
     await api.post(f"{KEYS}/{made['id']}/rotate", json={})
+    job = (await api.post(JOBS, json={"type": "echo"})).headers["Location"]
     before = await entries(api)
+    assert (await api.post(f"{job}/retry")).status_code == 409
+    assert (await api.delete(job)).status_code == 409
+    assert (await api.patch(job, json={"expires_at": "2001-01-01T00:00:00Z"})).status_code == 422
     assert (await api.post(f"{KEYS}/{made['id']}/rotate", json={})).status_code == 409
     assert (await api.post(KEYS, json={"name": "x", "scopes": []})).status_code == 422
     assert await entries(api) == before
