@@ -34,6 +34,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a session is."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """Where a refresh token belongs."""
 
@@ -50,16 +58,16 @@ class Rotated:
     """The hash of the token that takes its place."""
 
 
-async def alive_among(connection: Connection, session_ids: Collection[UUID]) -> set[UUID]:
-    """The sessions among these that go on, and whose users aren't disabled; in nobody's name."""
+async def owners_of(connection: Connection, session_ids: Collection[UUID]) -> dict[UUID, Owner]:
+    """Whose the sessions among these are that go on; in nobody's name. Disabled users have none."""
     rows = await connection.fetch(
-        "SELECT session.id FROM user_sessions AS session"
+        "SELECT session.id, session.tenant_id, session.user_id FROM user_sessions AS session"
         " JOIN users ON users.id = session.user_id"
         " WHERE session.id = ANY ($1::uuid[]) AND session.ended_at IS NULL"
         " AND session.expires_at > now() AND users.disabled_at IS NULL",
         list(session_ids),
     )
-    return {row["id"] for row in rows}
+    return {row["id"]: Owner(row["tenant_id"], row["user_id"]) for row in rows}
 
 
 async def begin(

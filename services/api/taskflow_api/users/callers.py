@@ -5,6 +5,7 @@ from uuid import UUID
 
 from taskflow.access import sessions
 from taskflow.access.scopes import Actor, ActorKind
+from taskflow.access.sessions import Owner
 from taskflow.batching import Batcher, BatcherClosed
 from taskflow.errors import ServiceUnavailable
 from taskflow_api.auth import Principal
@@ -30,8 +31,8 @@ class TokenCallers:
         self._lookups = lookups
         self._access_tokens = access_tokens
         self._external = external
-        self._looks: Batcher[UUID, bool] = Batcher(self._look, max_items=MAX_LOOK_UPS)
-        self._alive: Recent[UUID, bool] = Recent(self._looks.submit, seconds=ALIVE_SECONDS)
+        self._looks = Batcher(self._look, max_items=MAX_LOOK_UPS)
+        self._owners: Recent[UUID, Owner | None] = Recent(self._looks.submit, seconds=ALIVE_SECONDS)
 
     async def principal_of(self, token: str) -> Principal:
         """Who comes with this token.
@@ -49,7 +50,7 @@ class TokenCallers:
 
     def forget(self, session_id: UUID) -> None:
         """Look at a session anew that has just ended."""
-        self._alive.forget(session_id)
+        self._owners.forget(session_id)
 
     async def close(self) -> None:
         """Look at no more sessions."""
@@ -58,15 +59,16 @@ class TokenCallers:
     async def _own(self, token: str) -> Principal:
         access = self._access_tokens.read(token)
         try:
-            is_alive = await self._alive.get(access.session_id)
+            owner = await self._owners.get(access.session_id)
         except BatcherClosed as error:
             raise ServiceUnavailable("The API", str(error)) from error
-        if not is_alive:
+        # Who could sign a token would still need a session that is whose the token says.
+        if owner != Owner(access.tenant_id, access.user_id):
             raise InvalidToken("The session of the token has ended.")
         actor = Actor(ActorKind.USER, str(access.user_id))
         return Principal(access.tenant_id, actor, access.scopes, session_id=access.session_id)
 
-    async def _look(self, session_ids: Sequence[UUID]) -> Sequence[bool]:
+    async def _look(self, session_ids: Sequence[UUID]) -> Sequence[Owner | None]:
         async with self._lookups.connection() as connection:
-            alive = await sessions.alive_among(connection, session_ids)
-        return [session_id in alive for session_id in session_ids]
+            owners = await sessions.owners_of(connection, session_ids)
+        return [owners.get(session_id) for session_id in session_ids]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,9 @@ from fastapi import FastAPI
 
 from taskflow.access import sessions
 from taskflow.db.tenants import DEFAULT_TENANT_ID
+from taskflow.settings import UserSettings
+from taskflow_api.users.access_tokens import AccessTokens
+from taskflow_api.users.key_ring import KeyRing
 from taskflow_api.users.passwords import PARAMETERS, Passwords
 from taskflow_testing.problems import check_problem
 
@@ -363,6 +367,23 @@ async def test_the_end_of_a_session_is_known_to_other_processes_within_a_second(
         while (await other.get(ME, headers=bearing(tokens))).status_code == 200:
             assert asyncio.get_running_loop().time() - ended_at < 1.0
             await asyncio.sleep(0.02)
+
+
+async def test_a_session_carries_no_token_of_somebody_else(
+    anybody: httpx.AsyncClient, tokens: dict[str, Any], setting_values: dict[str, Any]
+) -> None:
+    """Signed with the secret, which has leaked, by who has a session of its own."""
+    signer = AccessTokens(KeyRing(UserSettings(_env_file=None, **setting_values)), life_seconds=60)
+    own = signer.read(tokens["access_token"])
+    for forged in (
+        replace(own, tenant_id=DEFAULT_TENANT_ID),
+        replace(own, user_id=uuid4()),
+        replace(own, session_id=uuid4()),
+    ):
+        answer = await anybody.get(ME, headers=bearing({"access_token": signer.issue(forged)}))
+        check_problem(answer, 401, "not_authenticated")
+    answer = await anybody.get(ME, headers=bearing({"access_token": signer.issue(own)}))
+    assert answer.status_code == 200
 
 
 async def test_a_disabled_user_is_out(
