@@ -25,7 +25,8 @@ def isolate(
     """The statements by which a table's rows are their tenants' alone.
 
     `services` see every row, as far as they are granted anything; `intake`: batches of submissions
-    write it. Nobody else sees any row, the table's owner included.
+    write it. Nobody else sees any row, the table's owner included, who sees what the services do
+    as a member of their roles: without one a backup has none either.
     """
     statements = [
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
