@@ -73,12 +73,6 @@ def create_api_keys() -> None:
         sa.UniqueConstraint("key_id", name=op.f("uq_api_keys_key_id")),
     )
     op.create_index("ix_api_keys_newest", "api_keys", ["tenant_id", "created_at", "id"])
-    op.create_index(
-        "ix_api_keys_replaces",
-        "api_keys",
-        ["replaces"],
-        postgresql_where=sa.text("replaces IS NOT NULL"),
-    )
 
 
 def create_audit_log() -> None:

@@ -303,7 +303,6 @@ api_keys = Table(
     Column("replaces", UUID(as_uuid=True)),
     Column("last_used_at", _timestamp),
     Index("ix_api_keys_newest", "tenant_id", "created_at", "id"),
-    Index("ix_api_keys_replaces", "replaces", postgresql_where=text("replaces IS NOT NULL")),
 )
 
 # Who did what; written in the transaction that does it.
