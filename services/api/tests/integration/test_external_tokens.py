@@ -271,6 +271,28 @@ async def test_a_new_key_is_found_and_unknown_ones_bring_no_storm(
     assert issuer.looks == looks
 
 
+async def test_who_has_a_known_key_waits_for_nobody_elses_look(
+    api: httpx.AsyncClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await me(api, signed(issuer))).status_code == 200
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
+        is_asked.set()
+        await may_answer.wait()
+        await issuer._answer(request, writer)
+
+    issuer.answer = slow
+    monkeypatch.setattr(issuer_keys, "AGAIN_SECONDS", 0.0)
+    unknown = asyncio.create_task(me(api, signed(issuer, kid="other")))
+    async with asyncio.timeout(10):
+        await is_asked.wait()
+    assert (await me(api, signed(issuer))).status_code == 200
+    assert not unknown.done()
+    may_answer.set()
+    check_problem(await unknown, 401)
+
+
 async def test_many_who_come_at_first_make_one_look(api: httpx.AsyncClient, issuer: Issuer) -> None:
     answers = await asyncio.gather(*(me(api, signed(issuer)) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
