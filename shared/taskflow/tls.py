@@ -110,7 +110,8 @@ def certificate_problem(error: BaseException | None) -> str | None:
 
 
 def _options(url: str) -> dict[str, list[str]]:
-    return parse_qs(url.partition("#")[0].partition("?")[2])
+    # An option without a value counts: to aio-pika any `no_verify_ssl` but 0 is a yes.
+    return parse_qs(url.partition("#")[0].partition("?")[2], keep_blank_values=True)
 
 
 def _with_options(url: str, options: dict[str, str]) -> str:
