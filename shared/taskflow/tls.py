@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode
 CA_SETTING = "TASKFLOW_TLS_CA_FILE"
 
 _AMQP_AUTHORITIES = frozenset({"cafile", "capath", "cadata"})
+_AMQP_OPTIONS = _AMQP_AUTHORITIES | {"certfile", "keyfile"}
 _REDIS_HARMLESS = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
 _REDIS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password"})
 
@@ -45,6 +46,9 @@ def verified_postgresql(url: str, ca_file: str) -> str:
             " the certificate of a stranger"
         )
     named = [authorities_file(path) for path in options.get("sslrootcert", [])]
+    if "sslkey" in options:
+        # Without it asyncpg looks for a key in places of its own.
+        _check_own_certificate(options, "sslcert", "sslkey", "sslpassword")
     if "disable" in modes or not (modes or named or ca_file):
         return url
     added = {} if modes else {"sslmode": "verify-full"}
@@ -58,18 +62,20 @@ def verified_amqp(url: str, ca_file: str) -> str:
     """The URL of one node, with `cafile` where it begins with amqps://.
 
     Raises:
-        ValueError: it asks for TLS without verification, or names authorities without TLS.
+        ValueError: it asks for TLS without verification, or has an option of TLS without TLS.
     """
     options = _options(url)
     if any(value != "0" for value in options.get("no_verify_ssl", [])):
         raise ValueError("no_verify_ssl would accept the certificate of a stranger")
     for path in options.get("cafile", []):
         authorities_file(path)
-    own = _AMQP_AUTHORITIES & options.keys()
-    if url.startswith("amqps://"):
-        return _with_options(url, {"cafile": ca_file}) if ca_file and not own else url
-    if own:
-        raise ValueError("names authorities, but only amqps:// is encrypted")
+    if not url.startswith("amqps://"):
+        if _AMQP_OPTIONS & options.keys():
+            raise ValueError("has options of TLS, but only amqps:// is encrypted")
+        return url
+    _check_own_certificate(options, "certfile", "keyfile")
+    if ca_file and not _AMQP_AUTHORITIES & options.keys():
+        return _with_options(url, {"cafile": ca_file})
     return url
 
 
@@ -88,6 +94,7 @@ def verified_redis(url: str, ca_file: str) -> str:
         raise ValueError("has options of TLS, but only rediss:// is encrypted")
     for path in options.get("ssl_ca_certs", []):
         authorities_file(path)
+    _check_own_certificate(options, "ssl_certfile", "ssl_keyfile", "ssl_password")
     if url.startswith("rediss://") and ca_file and "ssl_ca_certs" not in options:
         return _with_options(url, {"ssl_ca_certs": ca_file})
     return url
@@ -107,6 +114,25 @@ def certificate_problem(error: BaseException | None) -> str | None:
         told = [argument for argument in each.args if isinstance(argument, BaseException)]
         waiting += [each.__cause__, each.__context__, *told]
     return None
+
+
+def _check_own_certificate(
+    options: dict[str, list[str]], certificate: str, key: str, password: str = ""
+) -> None:
+    """What we are to show of ourselves has to be there; `certificate` and the others are names."""
+    path, key_path, secret = (options.get(each, [""])[0] for each in (certificate, key, password))
+    if not path and not key_path:
+        return
+    try:
+        # OpenSSL would ask the terminal for a password that it isn't given.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(
+            path, key_path or None, password=lambda: secret
+        )
+    except ssl.SSLError as error:
+        raise ValueError(f"{certificate} and {key} hold no certificate with its key") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise ValueError(f"{certificate} or {key} can't be read: {why}") from error
 
 
 def _options(url: str) -> dict[str, list[str]]:

@@ -123,6 +123,7 @@ def test_authorities_in_a_url_of_postgresql_are_asked(
         ("TASKFLOW_AMQP_URL", "amqps://u:secret@a,amqps://u:secret@b?no_verify_ssl=true"),
         ("TASKFLOW_AMQP_URL", "amqps://u:secret@a/v?cafile=/nowhere"),
         ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v?cafile=/etc/hostname"),
+        ("TASKFLOW_AMQP_URL", "amqp://u:secret@a/v?certfile=/some/file"),
         ("TASKFLOW_REDIS_URL", "rediss://:secret@a?ssl_cert_reqs=none"),
         ("TASKFLOW_REDIS_URL", "rediss://:secret@a?ssl_check_hostname=false"),
         ("TASKFLOW_REDIS_URL", "rediss://:secret@a?ssl_ca_certs=/nowhere"),
@@ -141,6 +142,34 @@ def test_verification_is_not_switched_off_by_accident(
     with pytest.raises(ConfigurationError, match=rf"\A{name}: .*\Z") as caught:
         load_settings(ApiSettings)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "certificate", "key"),
+    [
+        ("DATABASE", "postgresql://u:secret@a/db?sslmode=verify-full", "sslcert", "sslkey"),
+        ("AMQP", "amqps://u:secret@a/v?heartbeat=3", "certfile", "keyfile"),
+        ("REDIS", "rediss://:secret@a?protocol=3", "ssl_certfile", "ssl_keyfile"),
+    ],
+)
+def test_a_certificate_of_ours_that_is_not_there_stops_a_process_at_its_start(
+    monkeypatch: pytest.MonkeyPatch, ca_file: Path, name: str, url: str, certificate: str, key: str
+) -> None:
+    own = trustme.CA().issue_cert("client.example")
+    pem, key_pem, others = (ca_file.parent / name for name in ("a.pem", "a.key", "other.pem"))
+    own.cert_chain_pems[0].write_to_path(str(pem))
+    own.private_key_pem.write_to_path(str(key_pem))
+    trustme.CA().cert_pem.write_to_path(str(others))
+    monkeypatch.setenv("TASKFLOW_TLS_CA_FILE", str(ca_file))
+
+    def start(pem: Path | str, key_pem: Path) -> None:
+        monkeypatch.setenv(f"TASKFLOW_{name}_URL", f"{url}&{certificate}={pem}&{key}={key_pem}")
+        load_settings(ApiSettings)
+
+    start(pem, key_pem)
+    for wrong in ("/nowhere", others, ""):
+        with pytest.raises(ConfigurationError, match=rf"\ATASKFLOW_{name}_URL: {certificate} "):
+            start(wrong, key_pem)
 
 
 def test_what_is_no_certificates_matter_is_not_called_one() -> None:
