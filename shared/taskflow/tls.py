@@ -52,9 +52,9 @@ def verified_postgresql(url: str, ca_file: str) -> str:
     if "disable" in modes or not (modes or named or ca_file):
         return url
     added = {} if modes else {"sslmode": "verify-full"}
-    machines = ssl.get_default_verify_paths().cafile
-    if not named and (authorities := ca_file or machines):
-        added["sslrootcert"] = authorities
+    if not named:
+        # asyncpg knows nothing of the machine's, but looks into the home of whoever runs it.
+        added["sslrootcert"] = ca_file or _authorities_of_the_machine()
     return _with_options(url, added)
 
 
@@ -114,6 +114,13 @@ def certificate_problem(error: BaseException | None) -> str | None:
         told = [argument for argument in each.args if isinstance(argument, BaseException)]
         waiting += [each.__cause__, each.__context__, *told]
     return None
+
+
+def _authorities_of_the_machine() -> str:
+    path = ssl.get_default_verify_paths().cafile
+    if path is None:
+        raise ValueError(f"this machine has no file with authorities; {CA_SETTING} names another")
+    return path
 
 
 def _check_own_certificate(

@@ -94,6 +94,9 @@ def test_postgresql_is_checked_against_the_machines_authorities_where_none_are_n
     monkeypatch.setenv("TASKFLOW_DATABASE_URL", "postgresql://a/db?sslmode=verify-full")
     url = load_settings(MigrationSettings).database_url.get_secret_value()
     assert url.startswith("postgresql://a/db?sslmode=verify-full&sslrootcert=%2F")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
+    with pytest.raises(ConfigurationError, match="no file with authorities; TASKFLOW_TLS_CA_FILE"):
+        load_settings(MigrationSettings)
 
 
 def test_authorities_in_a_url_of_postgresql_are_asked(
