@@ -1,12 +1,14 @@
 """Whether TLS that is meant for all servers is there for all."""
 
 import re
+from urllib.parse import parse_qs, unquote
 
 from taskflow.broker.connection import node_urls
 from taskflow.doctor.diagnosis import Diagnosis, ok, warn
 from taskflow.settings import DoctorSettings
 
-_HERE = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])?(:\d+)?")
+_HERE = re.compile(r"(/.*|(localhost|127(\.\d+){3}|\[?::1\]?)?(:\d+)?)")
+"""Of one host; a path is a socket file, and so is none at all."""
 _PRIVATE = re.compile(r"(amqps|rediss|https)://|postgres(ql)?://.*[?&]sslmode=verify-full(&|\Z)")
 
 
@@ -34,6 +36,8 @@ def check_privacy(settings: DoctorSettings) -> Diagnosis:
 
 
 def _is_here(address: str) -> bool:
-    # No host at all is a socket file.
-    authority = re.split("[/?#]", address.partition("://")[2], maxsplit=1)[0]
-    return _HERE.fullmatch(authority.rpartition("@")[2]) is not None
+    beginning, _, options = address.partition("?")
+    authority = beginning.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    # PostgreSQL's may be several, and among the options.
+    hosts = unquote(authority) or ",".join(parse_qs(options).get("host", []))
+    return all(map(_HERE.fullmatch, hosts.split(",")))

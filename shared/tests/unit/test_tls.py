@@ -29,6 +29,11 @@ PLAIN = {
     "TASKFLOW_API_KEY": "tf_live_0123456789abcdef",
     "TASKFLOW_JWT_SECRET": "of_at_least_thirty_two_characters",
 }
+ALL_OTHERS = {
+    "TASKFLOW_AMQP_URL": "amqps://a",
+    "TASKFLOW_REDIS_URL": "rediss://a",
+    "TASKFLOW_S3_ENDPOINT": "https://a",
+}
 
 
 @pytest.fixture
@@ -209,6 +214,18 @@ def test_what_is_no_certificates_matter_is_not_called_one() -> None:
             "none to RabbitMQ",
         ),
         ({"TASKFLOW_REDIS_URL": "rediss://a"}, Level.WARN, "none to PostgreSQL, RabbitMQ, S3"),
+        *(
+            (ALL_OTHERS | {"TASKFLOW_DATABASE_URL": url}, Level.WARN, "none to PostgreSQL")
+            for url in ("postgresql:///db?host=a", "postgresql://localhost,a:5433/db")
+        ),
+        *(
+            (ALL_OTHERS | {"TASKFLOW_DATABASE_URL": url}, Level.OK, "asked for of RabbitMQ, Redis, S3")
+            for url in (
+                "postgresql://u:secret@%2Frun%2Fpostgresql/db",
+                "postgresql://u:secret@[::1]:5432,127.0.0.1:5433/db",
+                "postgresql:///db?host=/run/postgresql&user=u",
+            )
+        ),
     ],
 )
 def test_the_doctor_says_where_tls_was_forgotten(
