@@ -30,7 +30,7 @@ _HEADERS = {
     429: {
         "Retry-After": "Seconds after which to try again.",
         "RateLimit-Policy": '`"name";q=quota;w=seconds`.',
-        "RateLimit": '`"name";r=remaining;t=seconds` until they have come back.',
+        "RateLimit": '`"name";r=remaining;t=seconds` until there are more.',
     },
     503: {"Retry-After": "Seconds after which to try again."},
 }

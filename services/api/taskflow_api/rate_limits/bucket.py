@@ -40,9 +40,10 @@ class Policy:
         """Whole tokens that are in the bucket."""
         return (self.most_debt - debt) // self.window_ms
 
-    def full_in_ms(self, debt: int) -> int:
-        """How long until the bucket is full."""
-        return -(-debt // self.quota)
+    def more_in_ms(self, debt: int) -> int:
+        """How long until there is a token more; 0 for a full bucket."""
+        missing = (debt - 1) % self.window_ms + 1 if debt else 0
+        return -(-missing // self.quota)
 
     def enough_in_ms(self, debt: int, cost: int) -> int:
         """How long until so many tokens are there."""

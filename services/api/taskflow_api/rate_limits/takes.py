@@ -44,7 +44,7 @@ class Taken:
         ]
         policies = (f'"{p.name}";q={p.quota};w={p.window_seconds}' for p, _ in held)
         limits = (
-            f'"{p.name}";r={p.tokens_left(debt)};t={_seconds(p.full_in_ms(debt))}'
+            f'"{p.name}";r={p.tokens_left(debt)};t={_seconds(p.more_in_ms(debt))}'
             for p, debt in held
         )
         return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(limits))]

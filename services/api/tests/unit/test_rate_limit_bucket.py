@@ -42,9 +42,9 @@ def test_the_times_told_are_the_first_at_which_it_is_so(
 ) -> None:
     debt = data.draw(st.integers(0, policy.most_debt))
     cost = data.draw(st.integers(1, 2 * policy.quota))
-    full = policy.full_in_ms(debt)
-    assert policy.debt_after(debt, full) == 0
-    assert full == 0 or policy.debt_after(debt, full - 1) > 0
+    more, left = policy.more_in_ms(debt), policy.tokens_left(debt)
+    assert policy.tokens_left(policy.debt_after(debt, more)) > left or left == policy.quota
+    assert more == 0 or policy.tokens_left(policy.debt_after(debt, more - 1)) == left
     wait = policy.enough_in_ms(debt, cost)
     assert take([(policy, policy.debt_after(debt, wait))], cost)[0]
     assert wait == 0 or not take([(policy, policy.debt_after(debt, wait - 1))], cost)[0]
@@ -72,11 +72,13 @@ def test_what_clients_are_told() -> None:
     taken = Taken(wanted, False, [50 * tenant.window_ms, 1])
     assert taken.headers() == [
         ("RateLimit-Policy", '"default";q=100;w=60, "key";q=10;w=1'),
-        ("RateLimit", '"default";r=50;t=30, "key";r=9;t=1'),
+        ("RateLimit", '"default";r=50;t=1, "key";r=9;t=1'),
     ]
     assert taken.retry_after_seconds() == 1
     empty = Taken(Take([Bucket(tenant, "t")], cost=10), False, [tenant.most_debt])
     assert empty.retry_after_seconds() == 6
+    # The draft: Retry-After is not earlier than the end of `t`.
+    assert empty.headers()[1] == ("RateLimit", '"default";r=0;t=1')
 
 
 @pytest.mark.parametrize(("share", "quota"), [(0.5, 50), (0.001, 1), (1.0, 100)])
