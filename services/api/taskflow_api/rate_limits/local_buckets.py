@@ -28,8 +28,9 @@ class LocalBuckets:
         held = [(bucket.policy, self._debt(bucket, now_ms)) for bucket in wanted.buckets]
         granted, debts = take(held, wanted.cost)
         for bucket, debt in zip(wanted.buckets, debts, strict=True):
-            self._buckets[bucket.key] = (debt, now_ms)
-            self._buckets.move_to_end(bucket.key)
+            self._buckets.pop(bucket.key, None)
+            if debt:
+                self._buckets[bucket.key] = (debt, now_ms)
         while len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return Taken(wanted, granted, debts)

@@ -292,3 +292,17 @@ def test_its_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spend("d")
     # b was used longest ago and is forgotten; a was not.
     assert [spend(owner) for owner in "acdb"] == [False, False, False, True]
+
+
+def test_a_bucket_that_owes_nothing_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskflow_api.rate_limits.local_buckets.MAX_BUCKETS", 2)
+    local = LocalBuckets()
+
+    def spend(*owners: str) -> bool:
+        policy = Policy("default", 1, 3_600)
+        return local.take(Take([Bucket(policy, owner) for owner in owners], 1)).granted
+
+    assert [spend("a"), spend("b")] == [True, True]
+    # Whoever has nothing left names others as often as it likes.
+    assert not any(spend("b", str(number)) for number in range(5))
+    assert not spend("a")
