@@ -62,5 +62,5 @@ try:
 except ConfigurationError as error:
     exit_with(error)
 except OSError as error:
-    why = certificate_problem(error) or error
+    why = certificate_problem(error) or str(error) or type(error).__name__
     exit_with(ConfigurationError(f"TASKFLOW_DATABASE_URL: {why}"))
