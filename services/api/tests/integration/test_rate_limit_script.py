@@ -94,6 +94,21 @@ async def test_many_at_once_go_together(
     assert (sum(calls), len(calls) <= 4) == (300, True)
 
 
+async def test_a_crowd_that_keeps_this_process_busy_does_not_make_redis_slow(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskflow_api.rate_limits.shared_buckets.ANSWER_SECONDS", 0.2)
+    shared = SharedBuckets(redis)
+    one = bucket(1_000, 3_600)
+
+    async def work_and_spend() -> bool:
+        time.sleep(0.002)  # noqa: ASYNC251 - what else a request costs
+        return await spend(shared, one)
+
+    assert await asyncio.gather(*(work_and_spend() for _ in range(300))) == [True] * 300
+    await shared.close()
+
+
 async def test_it_fills_by_the_clock_of_redis(buckets: SharedBuckets, redis: Redis) -> None:
     one = bucket(10, 1)
 
