@@ -153,16 +153,17 @@ def test_verification_is_not_switched_off_by_accident(
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "certificate", "key"),
+    ("name", "url", "options"),
     [
-        ("DATABASE", "postgresql://u:secret@a/db?sslmode=verify-full", "sslcert", "sslkey"),
-        ("AMQP", "amqps://u:secret@a/v?heartbeat=3", "certfile", "keyfile"),
-        ("REDIS", "rediss://:secret@a?protocol=3", "ssl_certfile", "ssl_keyfile"),
+        ("DATABASE", "postgresql://u:secret@a/db?sslmode=verify-full", ("sslcert", "sslkey")),
+        ("AMQP", "amqps://u:secret@a/v?heartbeat=3", ("certfile", "keyfile")),
+        ("REDIS", "rediss://:secret@a?protocol=3", ("ssl_certfile", "ssl_keyfile")),
     ],
 )
 def test_a_certificate_of_ours_that_is_not_there_stops_a_process_at_its_start(
-    monkeypatch: pytest.MonkeyPatch, ca_file: Path, name: str, url: str, certificate: str, key: str
+    monkeypatch: pytest.MonkeyPatch, ca_file: Path, name: str, url: str, options: tuple[str, str]
 ) -> None:
+    certificate, key = options
     own = trustme.CA().issue_cert("client.example")
     pem, key_pem, others = (ca_file.parent / name for name in ("a.pem", "a.key", "other.pem"))
     own.cert_chain_pems[0].write_to_path(str(pem))
@@ -219,7 +220,7 @@ def test_what_is_no_certificates_matter_is_not_called_one() -> None:
             for url in ("postgresql:///db?host=a", "postgresql://localhost,a:5433/db")
         ),
         *(
-            (ALL_OTHERS | {"TASKFLOW_DATABASE_URL": url}, Level.OK, "asked for of RabbitMQ, Redis, S3")
+            (ALL_OTHERS | {"TASKFLOW_DATABASE_URL": url}, Level.OK, "of RabbitMQ, Redis, S3")
             for url in (
                 "postgresql://u:secret@%2Frun%2Fpostgresql/db",
                 "postgresql://u:secret@[::1]:5432,127.0.0.1:5433/db",
