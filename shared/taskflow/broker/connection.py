@@ -40,6 +40,18 @@ def node_urls(amqp_url: str) -> list[str]:
     return [each.strip() for each in amqp_url.split(",")]
 
 
+async def connect(url: URL, *, timeout_seconds: float | None = None) -> AbstractConnection:
+    """A connection to one node; raises what aio_pika.connect raises."""
+    connection = aio_pika.Connection(url)
+    try:
+        await connection.connect(timeout=timeout_seconds)
+    except BaseException:
+        # Else it would want to be closed as it is collected, in a thread that may have no loop.
+        await connection.close()
+        raise
+    return connection
+
+
 class Broker:
     """One connection for one purpose: an alarm that blocks publishers must not block consumers."""
 
@@ -215,7 +227,7 @@ class Broker:
             await self._connection.transport.connection.ready()
 
     async def _connect(self, lost: asyncio.Event) -> None:
-        connection = await aio_pika.connect(self._url, timeout=CONNECT_TIMEOUT_SECONDS)
+        connection = await connect(self._url, timeout_seconds=CONNECT_TIMEOUT_SECONDS)
         self._connection = connection
 
         def note_loss(_: object, error: BaseException | None) -> None:

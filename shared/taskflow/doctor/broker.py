@@ -5,13 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-import aio_pika
 import aiormq.exceptions
 from aio_pika import ExchangeType, Message
 from aio_pika.abc import AbstractConnection
+from yarl import URL
 
 from taskflow.broker import topology
-from taskflow.broker.connection import node_urls
+from taskflow.broker.connection import connect, node_urls
 from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.doctor.dead_messages import DeadMessage, peek
 from taskflow.doctor.diagnosis import Diagnosis, fail, ok, warn
@@ -49,7 +49,7 @@ async def _connect(urls: Sequence[str]) -> AbstractConnection:
     first, *others = urls
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await aio_pika.connect(first)
+            return await connect(URL(first))
     except BROKER_ERRORS as error:
         if others:
             return await _connect(others)

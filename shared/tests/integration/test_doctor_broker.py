@@ -1,6 +1,8 @@
 """What the doctor says of RabbitMQ, which it only looks at."""
 
 import asyncio
+import gc
+import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from taskflow.broker.message import encode
 from taskflow.doctor.broker import BrokerReport, examine_broker, open_broker
 from taskflow.doctor.dead_messages import DeadMessage, peek
 from taskflow.doctor.diagnosis import Diagnosis, Level
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
@@ -35,6 +38,26 @@ async def broker(amqp_url: str) -> AsyncIterator[aio_pika.abc.AbstractConnection
         channel = await connection.channel()
         await topology.declare(channel)
         await (await channel.get_queue(topology.DEAD_QUEUE)).purge()
+
+
+async def errors_of_one_that_is_away() -> list[ServiceUnavailable]:
+    try:
+        async with open_broker("amqp://127.0.0.1:1/"):
+            return []
+    except ServiceUnavailable as error:
+        return [error]
+
+
+async def test_nobody_is_to_close_a_connection_that_was_never_made(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Its log would hold the error, and pytest the log.
+    caplog.set_level(logging.CRITICAL, logger="aiormq")
+    errors = await errors_of_one_that_is_away()
+    assert len(errors) == 1
+    errors.clear()
+    # What its traceback held may be collected in any thread, and in this one is no loop.
+    await asyncio.to_thread(gc.collect)
 
 
 async def bury(connection: aio_pika.abc.AbstractConnection, message: aio_pika.Message) -> None:
