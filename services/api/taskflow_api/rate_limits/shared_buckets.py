@@ -21,7 +21,7 @@ before it."""
 
 CONNECT_SECONDS = 1.0
 MAX_BATCH = 1_000
-"""More than wait at once, or some would wait for several calls."""
+"""More than ever wait at once: who is left out waits for one call more."""
 
 PROBE_PAUSE_SECONDS = 1.0
 """The longest pause between two looks at a Redis that is away."""
