@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from taskflow.batching import Batcher, BatcherClosed
 from taskflow.errors import ServiceUnavailable
 from taskflow.patience import pause_seconds
+from taskflow.tls import certificate_problem
 from taskflow_api.rate_limits.bucket import Policy
 from taskflow_api.rate_limits.script import TakeScript
 from taskflow_api.rate_limits.takes import Bucket, Take, Taken
@@ -81,7 +82,8 @@ class SharedBuckets:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._script.run(batch)
         except (OSError, RedisError) as error:
-            log.warning("rate_limits_local", error=str(error) or type(error).__name__)
+            said = certificate_problem(error) or str(error) or type(error).__name__
+            log.warning("rate_limits_local", error=said)
             self._looking = asyncio.create_task(
                 self._look(), name="rate-limits-probe", context=Context()
             )
