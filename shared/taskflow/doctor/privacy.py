@@ -9,7 +9,7 @@ from taskflow.settings import DoctorSettings
 
 _HERE = re.compile(r"(/.*|(localhost|127(\.\d+){3}|\[?::1\]?)?(:\d+)?)")
 """Of one host; a path is a socket file, and so is none at all."""
-_PRIVATE = re.compile(r"(amqps|rediss|https)://|postgres(ql)?://.*[?&]sslmode=verify-full(&|\Z)")
+_PRIVATE = re.compile(r"(amqps|rediss|https)://|postgres(ql)?://.*[?&]sslmode=verify[-_]full(&|\Z)")
 
 
 def check_privacy(settings: DoctorSettings) -> Diagnosis:

@@ -214,6 +214,7 @@ def test_what_is_no_certificates_matter_is_not_called_one() -> None:
             Level.WARN,
             "none to RabbitMQ",
         ),
+        ({"TASKFLOW_DATABASE_URL": "postgresql://a?sslmode=verify_full"}, Level.WARN, "to Rabbit"),
         ({"TASKFLOW_REDIS_URL": "rediss://a"}, Level.WARN, "none to PostgreSQL, RabbitMQ, S3"),
         *(
             (ALL_OTHERS | {"TASKFLOW_DATABASE_URL": url}, Level.WARN, "none to PostgreSQL")
