@@ -34,6 +34,9 @@ _OTHER_WORDS = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
 }
 
+# Releases whose metadata say nothing: what a person has read in their licence file.
+_READ = {("aiocache", "0.12.3"): "BSD-3-Clause"}
+
 _HEAD = """# Licences
 
 What TaskFlow's images install from elsewhere, with the licence that each package states of
@@ -49,7 +52,7 @@ A package whose licence is none of these makes `make test` and `make audit` fail
 
 
 def licence_of(package: str) -> str:
-    """The SPDX expression that an installed package states, or its own words.
+    """The SPDX expression that an installed package states, its own words, or what was read in it.
 
     Raises:
         AuditBroke: it is not installed, or says nothing.
@@ -65,6 +68,8 @@ def licence_of(package: str) -> str:
     words = [each.rpartition(" :: ")[2] for each in classifiers]
     if not words and (stated := metadata.get("License")):
         words = [str(stated).strip().splitlines()[0]]
+    if not words and (read := _READ.get((package, str(metadata["Version"])))):
+        words = [read]
     if not words:
         raise AuditBroke(f"{package} states no licence")
     return " OR ".join(sorted(_OTHER_WORDS.get(word, word) for word in words))
