@@ -183,6 +183,13 @@ class LimitSettings(Settings):
     limit_local_share: float = Field(0.5, gt=0, le=1)
 
 
+class CacheSettings(Settings):
+    """How long the API keeps what never changes, and what of it; 0 seconds is not at all."""
+
+    cache_seconds: float = Field(60.0, ge=0, le=86_400)
+    cache_entry_max_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+
+
 class UserSettings(Settings):
     """How users sign in; `smtp_host`: whether there is a server that takes mail to them."""
 
@@ -240,6 +247,7 @@ class OidcSettings(Settings):
 class ApiSettings(
     DoorSettings,
     LimitSettings,
+    CacheSettings,
     UserSettings,
     OidcSettings,
     DatabaseSettings,

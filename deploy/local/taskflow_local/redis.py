@@ -58,4 +58,6 @@ class Redis:
             f"bind {LOOPBACK}\nport {self.port}\nrequirepass {self.password}\n"
             f'daemonize no\nsupervised no\ndir "{self.directory}"\n'
             f"databases {databases}\n{save}\n"
+            # The cache shall take the room of what is older in it, not all of this machine's.
+            "maxmemory 256mb\nmaxmemory-policy volatile-lru\n"
         )

@@ -76,10 +76,13 @@ def test_rabbitmq_is_killed_only_where_its_data_is_thrown_away(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("throwaway", "save"), [(True, 'save ""'), (False, "save 60 1")])
-def test_redis_saves_what_is_not_thrown_away(tmp_path: Path, throwaway: bool, save: str) -> None:
+def test_redis_saves_what_is_not_thrown_away_and_is_bounded(
+    tmp_path: Path, throwaway: bool, save: str
+) -> None:
     Redis(tmp_path, 5001, SECRET, throwaway=throwaway).prepare()
     lines = (tmp_path / "redis.conf").read_text().splitlines()
     assert {"bind 127.0.0.1", "port 5001", f"requirepass {SECRET}", save} <= set(lines)
+    assert {"maxmemory 256mb", "maxmemory-policy volatile-lru"} <= set(lines)
 
 
 def test_no_component_shows_its_secret(tmp_path: Path) -> None:

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 from starlette.responses import Response
 
-from taskflow.artifacts import ArtifactStore
 from taskflow.errors import ObjectMissing
+from taskflow.jobs import queries
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
+from taskflow_api.database_access import Reads
 from taskflow_api.etags import etag
+from taskflow_api.job_types import JobTypes
+from taskflow_api.joined_reads import JoinedReads
+from taskflow_api.results import Results
 from taskflow_api.secret_fields import SecretFields
-from taskflow_api.storage_patience import storage_patience
 
 MEDIA_TYPE = "application/json"
 _CACHING = {"Cache-Control": "private, no-cache"}
@@ -54,7 +58,7 @@ def job_document(row: Row, secrets: SecretFields, *, deduplicated: bool = False)
     return JobDocument(row, view, content, etag(row["updated_at"], represented))
 
 
-async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDocument:
+async def with_result(document: JobDocument, results: Results) -> JobDocument:
     """The document with its result, wherever that lies.
 
     Raises:
@@ -64,8 +68,7 @@ async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDoc
     if key is None:
         return document
     try:
-        async with storage_patience():
-            result = await artifacts.read(document.row["tenant_id"], key)
+        result = await results.read(document.row["tenant_id"], key)
     except ObjectMissing:
         # The job is still there to be read, and no other answer would be any better tomorrow.
         log.error("result_object_missing", object_key=key)  # noqa: TRY400
@@ -74,6 +77,33 @@ async def with_result(document: JobDocument, artifacts: ArtifactStore) -> JobDoc
     head = dump(document.view, exclude={"result"})
     content = b"".join((head[:-1], b',"result":', result, b"}"))
     return JobDocument(document.row, document.view, content, document.etag)
+
+
+class JobDocuments:
+    """Jobs as they are now; requests for one job at once share a look at its row.
+
+    Only the row can tell that a job was retried or deleted, so that every answer begins with it.
+    """
+
+    def __init__(self, reads: Reads, job_types: JobTypes) -> None:
+        self._reads = reads
+        self._job_types = job_types
+        self._documents = JoinedReads(self._read)
+
+    async def read(self, tenant_id: UUID, job_id: UUID) -> JobDocument:
+        """A tenant's job.
+
+        Raises:
+            JobNotFound: this tenant has no such job.
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        return await self._documents.get((tenant_id, job_id))
+
+    async def _read(self, wanted: tuple[UUID, UUID]) -> JobDocument:
+        tenant_id, job_id = wanted
+        async with self._reads.connection(tenant_id) as connection:
+            row = await queries.get_job(connection, tenant_id, job_id)
+        return job_document(row, await self._job_types.secrets_of(tenant_id, row["type"]))
 
 
 def dump(view: JobView, *, exclude: set[str] | None = None) -> bytes:

@@ -16,7 +16,9 @@ import structlog
 
 from taskflow.errors import InvalidContent, ServiceUnavailable, UnknownJobType
 from taskflow.jobs.queries import get_job_type
+from taskflow.jobs.views import Row
 from taskflow_api.database_access import Reads
+from taskflow_api.joined_reads import JoinedReads
 from taskflow_api.problems import pointer_to
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
@@ -71,6 +73,7 @@ class JobTypes:
         self._reads = reads
         self._known: dict[str, KnownJobType] = {}
         self._looks: dict[str, asyncio.Task[KnownJobType]] = {}
+        self._schemas = JoinedReads(self._read_schema)
 
     async def check(self, tenant_id: UUID, name: str, payload: Mapping[str, Any]) -> KnownJobType:
         """The job type, once the payload is found to fit it.
@@ -119,6 +122,30 @@ class JobTypes:
         except UnknownJobType:
             return NO_SECRETS
 
+    async def schema_of(self, tenant_id: UUID, name: str) -> Mapping[str, Any]:
+        """The schema of a job type's payload as it is now.
+
+        Raises:
+            UnknownJobType: nothing has ever registered it.
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        return await self._schemas.get((tenant_id, name))
+
+    async def _read_schema(self, wanted: tuple[UUID, str]) -> Mapping[str, Any]:
+        tenant_id, name = wanted
+        row = await self._row_of(tenant_id, name)
+        schema: Mapping[str, Any] = row["schema"]
+        return schema
+
+    async def _row_of(self, tenant_id: UUID, name: str) -> Row:
+        # They belong to nobody, so the answer to one tenant is the answer to all.
+        async with self._reads.connection(tenant_id) as connection:
+            row = await get_job_type(connection, name)
+        if row is None:
+            self._known.pop(name, None)
+            raise UnknownJobType(name)
+        return row
+
     async def _look(self, tenant_id: UUID, name: str) -> KnownJobType:
         look = self._looks.get(name)
         if look is None:
@@ -136,12 +163,7 @@ class JobTypes:
             look.exception()  # Marks it as seen where every caller has gone.
 
     async def _read(self, tenant_id: UUID, name: str) -> KnownJobType:
-        # They belong to nobody, so the answer to one tenant is the answer to all.
-        async with self._reads.connection(tenant_id) as connection:
-            row = await get_job_type(connection, name)
-        if row is None:
-            self._known.pop(name, None)
-            raise UnknownJobType(name)
+        row = await self._row_of(tenant_id, name)
         before = self._known.get(name)
         if before is not None and before.updated_at == row["updated_at"]:
             validator, secrets = before.validator, before.secrets

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,12 +22,17 @@ from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
+from taskflow_api.cache.cache import Cache
+from taskflow_api.cache.seals import Seals
+from taskflow_api.cache.store import CacheStore
 from taskflow_api.database_access import Lookups, Reads, Writes
 from taskflow_api.health import CHECK_SECONDS, HealthChecks
+from taskflow_api.job_documents import JobDocuments
 from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.log_reader import LogReader
 from taskflow_api.rate_limits.limits import RateLimits
+from taskflow_api.results import Results
 from taskflow_api.stored_keys import KeyUses, StoredKeys
 from taskflow_api.submissions import WRITERS, Submissions
 from taskflow_api.users.users import Users, open_users
@@ -53,9 +59,10 @@ class Resources:
     relay: Relay
     submissions: Submissions
     job_types: JobTypes
+    documents: JobDocuments
+    results: Results
     waiters: Waiters
     object_store: ObjectStore
-    artifacts: ArtifactStore
     log_reader: LogReader
     health: HealthChecks
     worker_lost_after_seconds: float
@@ -95,6 +102,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     stack.push_async_callback(redis.aclose)
     rate_limits = RateLimits(redis, settings)
     stack.push_async_callback(rate_limits.close)
+    cache = _open_cache(settings, redis)
+    stack.push_async_callback(cache.close)
     broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
     broker.start()
     stack.push_async_callback(broker.close)
@@ -115,6 +124,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         relay=relay,
         rate_limits=rate_limits,
     )
+    job_types = JobTypes(reads)
     waiters = Waiters(own)
     stack.callback(waiters.close)
     return Resources(
@@ -125,10 +135,11 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         writes=writes,
         relay=relay,
         submissions=submissions,
-        job_types=JobTypes(reads),
+        job_types=job_types,
+        documents=JobDocuments(reads, job_types),
+        results=Results(ArtifactStore(object_store), cache),
         waiters=waiters,
         object_store=object_store,
-        artifacts=ArtifactStore(object_store),
         log_reader=LogReader(object_store),
         health=HealthChecks(own, broker, redis, object_store),
         worker_lost_after_seconds=settings.worker_lost_after_seconds,
@@ -172,6 +183,15 @@ async def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
         )
     )
     return Reads(engine)
+
+
+def _open_cache(settings: ApiSettings, redis: Redis) -> Cache:
+    return Cache(
+        CacheStore(redis),
+        Seals(settings.jwt_secret.get_secret_value()),
+        seconds=settings.cache_seconds,
+        max_bytes=settings.cache_entry_max_bytes,
+    )
 
 
 def _open_object_store(settings: ApiSettings, stack: AsyncExitStack) -> ObjectStore:

@@ -18,7 +18,7 @@ from taskflow_api.dependencies import JobId, WaitSeconds, With
 from taskflow_api.etags import PATTERN as ETAGS_PATTERN
 from taskflow_api.etags import is_unchanged, versions_in
 from taskflow_api.guards import JobReader, JobWriter
-from taskflow_api.job_documents import JobDocument, job_document, with_result
+from taskflow_api.job_documents import with_result
 from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
 from taskflow_api.origins import origin_of
@@ -57,14 +57,14 @@ async def get_job(
     ] = None,
 ) -> Response:
     """State, progress and result of a job. `Prefer: wait=10` holds the answer until it ends."""
-    document = await read_document(resources, caller.tenant_id, job_id)
+    document = await resources.documents.read(caller.tenant_id, job_id)
     if wait and document.row["state"] not in TERMINAL:
         await _wait_for_end(request, resources.waiters, job_id, wait)
-        document = await read_document(resources, caller.tenant_id, job_id)
+        document = await resources.documents.read(caller.tenant_id, job_id)
     headers = {} if wait is None else {"Preference-Applied": "wait"}
     if is_unchanged(if_none_match, document.etag):
         return document.unchanged(headers)
-    document = await with_result(document, resources.artifacts)
+    document = await with_result(document, resources.results)
     return document.response(headers=headers)
 
 
@@ -77,12 +77,6 @@ async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> Row:
     """
     async with resources.reads.connection(tenant_id) as connection:
         return await queries.get_job(connection, tenant_id, job_id)
-
-
-async def read_document(resources: Resources, tenant_id: UUID, job_id: UUID) -> JobDocument:
-    """The job as it is now; raises what `read_row` raises."""
-    row = await read_row(resources, tenant_id, job_id)
-    return job_document(row, await resources.job_types.secrets_of(tenant_id, row["type"]))
 
 
 async def _wait_for_end(request: Request, waiters: Waiters, job_id: UUID, seconds: int) -> None:
@@ -159,7 +153,7 @@ async def change_job(
         )
     if pointed is not None:
         resources.relay.send([Dispatch(pointed)])
-    return (await read_document(resources, caller.tenant_id, job_id)).response()
+    return (await resources.documents.read(caller.tenant_id, job_id)).response()
 
 
 @router.delete(

@@ -12,7 +12,6 @@ from taskflow_api.dependencies import JobId, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import problem_docs
-from taskflow_api.routes.job import read_document
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
 
@@ -43,7 +42,7 @@ async def cancel_job(
         state = await commands.cancel(
             connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
         )
-    document = await read_document(resources, caller.tenant_id, job_id)
+    document = await resources.documents.read(caller.tenant_id, job_id)
     return document.response(202 if state is JobState.RUNNING else 200)
 
 
@@ -65,4 +64,4 @@ async def retry_job(
             connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
         )
     resources.relay.send([Dispatch(pointed)])
-    return (await read_document(resources, caller.tenant_id, job_id)).response(202)
+    return (await resources.documents.read(caller.tenant_id, job_id)).response(202)

@@ -1,10 +1,11 @@
 """GET /api/v1/job-types, and the schema of one."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import JSONResponse
 
+from taskflow.errors import UnknownJobType
 from taskflow.jobs import queries
 from taskflow.jobs.schemas import TYPE_PATTERN, JobTypeList
 from taskflow.jobs.views import job_type_view
@@ -67,9 +68,8 @@ async def get_job_type_schema(
     job_type: Annotated[str, Path(pattern=TYPE_PATTERN, examples=["echo"])],
 ) -> SchemaResponse:
     """What a payload of this type must be like."""
-    async with resources.reads.connection(caller.tenant_id) as connection:
-        row = await queries.get_job_type(connection, job_type)
-    if row is None:
-        raise ProblemError(JOB_TYPE_NOT_FOUND, f"Nothing has registered {job_type!r}.")
-    schema: dict[str, Any] = row["schema"]
+    try:
+        schema = await resources.job_types.schema_of(caller.tenant_id, job_type)
+    except UnknownJobType as error:
+        raise ProblemError(JOB_TYPE_NOT_FOUND, f"Nothing has registered {job_type!r}.") from error
     return SchemaResponse(schema)

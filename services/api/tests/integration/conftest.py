@@ -1,15 +1,21 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from redis.asyncio import Redis
 
 from taskflow.jobs.workers import JobTypeRegistration, register_job_types
 from taskflow.settings import ApiSettings
 from taskflow_api.app import create_app
+from taskflow_chaos.servers import Server
+from taskflow_local import redis
+from taskflow_local.ports import LOOPBACK, choose_free
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
 from taskflow_testing.services import Servers
@@ -109,3 +115,67 @@ async def api(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client with the key, straight into the application."""
     async with _client(app) as client:
         yield client
+
+
+@pytest.fixture
+async def own_redis(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server that may be stopped."""
+    (port,) = choose_free(1)
+    component = redis.Redis(tmp_path / "redis", port, "secret", throwaway=True)
+    server = Server(component, f"redis://:secret@{LOOPBACK}:{port}/0", tmp_path)
+    await server.start()
+    yield server
+    await server.destroy()
+
+
+async def _kill(server: Server) -> None:
+    await server.kill()
+
+
+async def _start(server: Server) -> None:
+    await server.start()
+
+
+async def _freeze(server: Server) -> None:
+    server.freeze()
+
+
+async def _thaw(server: Server) -> None:
+    server.thaw()
+
+
+async def _make_replica(server: Server) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.replicaof(LOOPBACK, 1)
+
+
+async def _make_primary(server: Server) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.replicaof("NO", "ONE")
+
+
+async def _fill(server: Server) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.config_set("maxmemory", 1)
+
+
+async def _make_room(server: Server) -> None:
+    async with Redis.from_url(server.url) as client:
+        await client.config_set("maxmemory", 0)
+
+
+@dataclass(frozen=True)
+class RedisFault:
+    """What is done to `own_redis`, and what ends it."""
+
+    begin: Callable[[Server], Awaitable[None]]
+    end: Callable[[Server], Awaitable[None]]
+
+
+@pytest.fixture(
+    params=[(_kill, _start), (_freeze, _thaw), (_make_replica, _make_primary), (_fill, _make_room)],
+    ids=["killed", "frozen", "read-only", "full"],
+)
+def redis_fault(request: pytest.FixtureRequest) -> RedisFault:
+    """Each way of being away in turn."""
+    return RedisFault(*request.param)

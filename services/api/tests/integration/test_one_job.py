@@ -141,8 +141,14 @@ async def test_a_large_result_is_read_from_the_object_store(
     (listed,) = (await api.get(JOBS)).json()["items"]
     assert listed == job.json() | {"result": None}
 
-    await store.delete([key])
-    assert (await api.get(f"{JOBS}/{job_id}")).json()["result"] is None
+
+async def test_a_result_whose_object_is_gone_is_none(api: httpx.AsyncClient, jobs: Jobs) -> None:
+    job_id = await created(api)
+    claimed = await start_from(jobs, job_id)
+    gone = f"artifacts/{TENANT}/2026-11-22/{uuid4()}/1/result-1.json"
+    await end(jobs, claimed, completed_in_object(gone))
+    job = (await api.get(f"{JOBS}/{job_id}")).json()
+    assert (job["state"], job["result"]) == ("completed", None)
 
 
 async def test_a_large_result_in_a_slow_object_store_is_a_503_in_time(

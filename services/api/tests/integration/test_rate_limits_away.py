@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,8 +19,6 @@ from taskflow_api.rate_limits.shared_buckets import (
 )
 from taskflow_api.rate_limits.takes import Bucket, Take, Taken
 from taskflow_chaos.servers import Server
-from taskflow_local import redis
-from taskflow_local.ports import LOOPBACK, choose_free
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
@@ -30,63 +27,8 @@ SLACK_SECONDS = 0.25
 """For a machine that has other things to do."""
 
 
-@pytest.fixture
-async def own_redis(tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that may be stopped."""
-    (port,) = choose_free(1)
-    component = redis.Redis(tmp_path / "redis", port, "secret", throwaway=True)
-    server = Server(component, f"redis://:secret@{LOOPBACK}:{port}/0", tmp_path)
-    await server.start()
-    yield server
-    await server.destroy()
-
-
-async def _kill(server: Server) -> None:
-    await server.kill()
-
-
-async def _freeze(server: Server) -> None:
-    server.freeze()
-
-
-async def _make_replica(server: Server) -> None:
-    async with Redis.from_url(server.url) as client:
-        await client.replicaof(LOOPBACK, 1)
-
-
-async def _fill(server: Server) -> None:
-    async with Redis.from_url(server.url) as client:
-        await client.config_set("maxmemory", 1)
-
-
-async def _start(server: Server) -> None:
-    await server.start()
-
-
-async def _thaw(server: Server) -> None:
-    server.thaw()
-
-
-async def _make_primary(server: Server) -> None:
-    async with Redis.from_url(server.url) as client:
-        await client.replicaof("NO", "ONE")
-
-
-async def _make_room(server: Server) -> None:
-    async with Redis.from_url(server.url) as client:
-        await client.config_set("maxmemory", 0)
-
-
-Change = Callable[[Server], Awaitable[None]]
-
-
-@pytest.mark.parametrize(
-    ("break_it", "mend_it"),
-    [(_kill, _start), (_freeze, _thaw), (_make_replica, _make_primary), (_fill, _make_room)],
-    ids=["killed", "frozen", "read-only", "full"],
-)
 async def test_requests_go_on_under_a_share_of_the_limit(
-    start: Any, own_redis: Server, break_it: Change, mend_it: Change
+    start: Any, own_redis: Server, redis_fault: Any
 ) -> None:
     limits = {"tenant_limit_requests": 60, "tenant_limit_seconds": 3_600, "limit_local_share": 0.4}
     async with start(redis_url=own_redis.url, **limits) as api:
@@ -100,7 +42,7 @@ async def test_requests_go_on_under_a_share_of_the_limit(
 
         await eventually(is_shared)
         usual = min([await _timed(policy) for _ in range(5)])
-        await break_it(own_redis)
+        await redis_fault.begin(own_redis)
 
         answers = []
         with capture_logs() as logged:
@@ -119,7 +61,7 @@ async def test_requests_go_on_under_a_share_of_the_limit(
         # Nor is it ever taken for well meanwhile.
         assert [each["event"] for each in logged].count("rate_limits_local") == 1
 
-        await mend_it(own_redis)
+        await redis_fault.end(own_redis)
         await eventually(is_shared)
 
 

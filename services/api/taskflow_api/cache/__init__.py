@@ -1,0 +1,1 @@
+"""What never changes, kept in Redis for all API processes."""
