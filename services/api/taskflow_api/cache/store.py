@@ -79,7 +79,7 @@ class CacheStore:
             timeout=None,
             connection_pool_class=lambda **_: redis.connection_pool,
         )
-        self._calls = 0
+        self._calls: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -123,19 +123,29 @@ class CacheStore:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=CONNECT_SECONDS)
 
     async def _ask(self, call: Callable[[], Awaitable[Answer]], patience: Patience) -> Answer:
-        if self._looking is not None or self._closed or self._calls >= MAX_CALLS:
+        if self._looking is not None or self._closed or len(self._calls) >= MAX_CALLS:
             raise CacheAway
-        self._calls += 1
+        asking = asyncio.create_task(_made(call), name="cache-call", context=Context())
+        self._calls.add(asking)
+        asking.add_done_callback(self._end_call)
         try:
             async with patience.limit():
-                return await call()
+                # A client that is connecting may lose a cancellation, and take its own time.
+                return await asyncio.shield(asking)
         except (OSError, RedisError) as error:
             self._begin_to_look(error)
             raise CacheAway from error
         finally:
-            self._calls -= 1
+            asking.cancel()
+
+    def _end_call(self, done: "asyncio.Task[Any]") -> None:
+        self._calls.discard(done)
+        if not done.cancelled():
+            done.exception()  # Marks it as seen where its caller has gone.
 
     def _begin_to_look(self, error: Exception) -> None:
         # Others may have failed with it.
@@ -164,6 +174,10 @@ class CacheStore:
         except (OSError, RedisError):
             return False
         return True
+
+
+async def _made(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    return await call()
 
 
 def _turn_of(name: str) -> str:

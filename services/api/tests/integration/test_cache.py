@@ -19,7 +19,7 @@ from taskflow_api.cache import cache as cache_module
 from taskflow_api.cache import store as store_module
 from taskflow_api.cache.cache import Cache
 from taskflow_api.cache.seals import Seals
-from taskflow_api.cache.store import ANSWER_SECONDS, CacheStore
+from taskflow_api.cache.store import ANSWER_SECONDS, CacheAway, CacheStore, Patience
 from taskflow_chaos.servers import Server
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
@@ -295,6 +295,21 @@ async def test_a_slow_redis_is_none(redis_url: str, open_cache: Open) -> None:
         proxy.answer_delay_seconds = 2 * ANSWER_SECONDS
         assert await timed(cache, "b", Source()) < ANSWER_SECONDS + SLACK_SECONDS
         assert await timed(cache, "c", Source()) < SLACK_SECONDS
+
+
+async def test_a_client_that_loses_a_cancellation_holds_nobody_up(redis: Redis) -> None:
+    async def deaf() -> None:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            await asyncio.sleep(3 * SLACK_SECONDS)
+
+    store = CacheStore(redis)
+    began = time.perf_counter()
+    with pytest.raises(CacheAway):
+        await store._ask(deaf, Patience())
+    assert time.perf_counter() - began < ANSWER_SECONDS + SLACK_SECONDS
+    await store.close()
 
 
 async def test_it_begins_and_ends_without_redis(open_cache: Open) -> None:
