@@ -73,6 +73,27 @@ class ServiceUnavailable(TaskFlowError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class PayloadKeyMissing(ServiceUnavailable):
+    """What a job holds is sealed with a key that this process doesn't have."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            "The key to what the job holds",
+            f"it is sealed with the key {key_id!r}, which is not in TASKFLOW_PAYLOAD_KEYS",
+            retry_after_seconds=30,
+        )
+        self.key_id = key_id
+
+
+class SealBroken(TaskFlowError):
+    """What a job holds is not what was sealed there: it was changed, moved or cut off."""
+
+    def __init__(self, job_id: UUID, part: str) -> None:
+        super().__init__(f"The {part} of the job {job_id} is not what was sealed there.")
+        self.job_id = job_id
+        self.part = part
+
+
 class SchemaBehind(TaskFlowError):
     """The database lacks migrations that this code needs."""
 

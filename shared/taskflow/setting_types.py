@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from taskflow.payload_keys import parse_payload_keys
 from taskflow.tls import authorities_file
 
 LAST_PORT = 65_535
@@ -63,6 +64,11 @@ def _authorities(value: str) -> str:
     return authorities_file(value) if value else value
 
 
+def _payload_keys(value: SecretStr) -> SecretStr:
+    parse_payload_keys(value.get_secret_value())
+    return value
+
+
 Network = IPv4Network | IPv6Network
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)]
@@ -71,4 +77,5 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Address = Annotated[SecretStr, AfterValidator(_with_ports)]
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis), AfterValidator(_with_ports)]
 HttpAddress = Annotated[str, AfterValidator(_http)]
+PayloadKeys = Annotated[SecretStr, AfterValidator(_payload_keys)]
 AuthoritiesFile = Annotated[str, AfterValidator(_authorities)]

@@ -23,6 +23,7 @@ from taskflow.setting_types import (
     CommaSeparated,
     HttpAddress,
     Networks,
+    PayloadKeys,
     Port,
     RedisAddress,
     Seconds,
@@ -140,6 +141,12 @@ class ObjectStoreSettings(TlsSettings):
     s3_timeout_seconds: Seconds = 10.0
 
 
+class SealingSettings(Settings):
+    """The keys that seal payloads and results at rest; without any nothing is sealed."""
+
+    payload_keys: PayloadKeys = SecretStr("")
+
+
 class MigrationSettings(DatabaseSettings):
     """What a migration needs."""
 
@@ -254,6 +261,7 @@ class ApiSettings(
     BrokerSettings,
     RedisSettings,
     ObjectStoreSettings,
+    SealingSettings,
 ):
     """What the API needs."""
 
@@ -321,6 +329,7 @@ class ConsumerSettings(
     LeaseSettings,
     OutboundSettings,
     MailSettings,
+    SealingSettings,
 ):
     """What a consumer needs."""
 
@@ -354,6 +363,10 @@ class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, L
     scheduler_tick_seconds: Seconds = 1.0
     pointer_lost_after_seconds: Seconds = 45.0
     worker_lost_after_seconds: Seconds = 30.0
+
+
+class ResealSettings(DatabaseSettings, ObjectStoreSettings, SealingSettings):
+    """What it takes to seal everything with the first key."""
 
 
 class DoctorSettings(DatabaseSettings, BrokerSettings, RedisSettings, ObjectStoreSettings):
