@@ -1,6 +1,5 @@
 """From a request to a job that can be inserted: checked, its defaults filled in, its id chosen."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from uuid_utils.compat import uuid7
 from taskflow.errors import InvalidContent
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
+from taskflow.sealing import KeyRing, Part, Place
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
@@ -45,14 +45,25 @@ async def defaults_for(request: JobRequest, job_types: JobTypes, tenant_id: UUID
 
 
 def new_job(
-    request: JobRequest, defaults: Defaults, *, tenant_id: UUID, idempotency_key: str | None
+    request: JobRequest,
+    defaults: Defaults,
+    ring: KeyRing,
+    *,
+    tenant_id: UUID,
+    idempotency_key: str | None,
 ) -> NewJob:
-    """The job to insert."""
+    """The job to insert; what is stored of its payload is sealed, if `ring` seals."""
+    job_id = uuid7()
     idempotency = None
     if idempotency_key is not None:
-        idempotency = Idempotency(PATH, idempotency_key, fingerprint(request))
+        fingerprint, *also = ring.fingerprints(tenant_id, canonical(request))
+        idempotency = Idempotency(PATH, idempotency_key, fingerprint, also)
+    sealed_payload = None
+    if ring.seals_with is not None:
+        place = Place(tenant_id, job_id, Part.PAYLOAD)
+        sealed_payload = ring.seal_text(place, json.dumps(request.payload))
     return NewJob(
-        id=uuid7(),
+        id=job_id,
         tenant_id=tenant_id,
         type=request.type,
         queue=request.queue or defaults.queue,
@@ -71,14 +82,14 @@ def new_job(
         ttl_seconds=request.ttl_seconds,
         timeout_seconds=request.timeout_seconds or defaults.timeout_seconds,
         idempotency=idempotency,
+        sealed_payload=sealed_payload,
     )
 
 
-def fingerprint(request: JobRequest) -> bytes:
-    """The SHA-256 of the request, the same for the same content however it is written."""
+def canonical(request: JobRequest) -> bytes:
+    """The request, the same for the same content however it is written."""
     content = request.model_dump(mode="json", exclude_defaults=True)
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).digest()
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _refuse_early_end(request: JobRequest, now: datetime) -> None:

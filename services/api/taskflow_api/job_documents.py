@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -9,8 +10,10 @@ from starlette.responses import Response
 
 from taskflow.errors import ObjectMissing
 from taskflow.jobs import queries
+from taskflow.jobs.opening import opened_job
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
+from taskflow.sealing import KeyRing, Part, Place
 from taskflow_api.database_access import Reads
 from taskflow_api.etags import etag
 from taskflow_api.job_types import JobTypes
@@ -49,30 +52,39 @@ class JobDocument:
         return Response(status_code=304, headers={"ETag": self.etag, **_CACHING, **headers})
 
 
-def job_document(row: Row, secrets: SecretFields, *, deduplicated: bool = False) -> JobDocument:
-    """A row of `jobs` as a document; a result that lies in the object store is left out."""
-    view = secrets.shown(job_view(row, deduplicated=deduplicated))
+def job_document(
+    row: Mapping[Any, Any], secrets: SecretFields, ring: KeyRing, *, deduplicated: bool = False
+) -> JobDocument:
+    """A row of `jobs` as a document; a result that lies in the object store is left out.
+
+    Raises:
+        PayloadKeyMissing: the key that opens it isn't there.
+    """
+    view = secrets.shown(job_view(opened_job(ring, row), deduplicated=deduplicated))
     content = dump(view)
     # An object is never changed, so that its key stands for the result.
     represented = content + (row["result_object"] or "").encode()
     return JobDocument(row, view, content, etag(row["updated_at"], represented))
 
 
-async def with_result(document: JobDocument, results: Results) -> JobDocument:
+async def with_result(document: JobDocument, results: Results, ring: KeyRing) -> JobDocument:
     """The document with its result, wherever that lies.
 
     Raises:
-        ServiceUnavailable: it lies in the object storage, which is away or slow.
+        ServiceUnavailable: it lies in the object storage, which is away or slow; or
+            PayloadKeyMissing.
     """
     key = document.row["result_object"]
     if key is None:
         return document
     try:
-        result = await results.read(document.row["tenant_id"], key)
+        stored = await results.read(document.row["tenant_id"], key)
     except ObjectMissing:
         # The job is still there to be read, and no other answer would be any better tomorrow.
         log.error("result_object_missing", object_key=key)  # noqa: TRY400
         return document
+    place = Place(document.row["tenant_id"], document.row["id"], Part.RESULT)
+    result = ring.open_object(place, stored)
     # The result may be large: it is put in as it is, not parsed and written again.
     head = dump(document.view, exclude={"result"})
     content = b"".join((head[:-1], b',"result":', result, b"}"))
@@ -85,9 +97,10 @@ class JobDocuments:
     Only the row can tell that a job was retried or deleted, so that every answer begins with it.
     """
 
-    def __init__(self, reads: Reads, job_types: JobTypes) -> None:
+    def __init__(self, reads: Reads, job_types: JobTypes, ring: KeyRing) -> None:
         self._reads = reads
         self._job_types = job_types
+        self._ring = ring
         self._documents = JoinedReads(self._read)
 
     async def read(self, tenant_id: UUID, job_id: UUID) -> JobDocument:
@@ -95,7 +108,7 @@ class JobDocuments:
 
         Raises:
             JobNotFound: this tenant has no such job.
-            ServiceUnavailable: PostgreSQL can't be asked.
+            ServiceUnavailable: PostgreSQL can't be asked; or PayloadKeyMissing.
         """
         return await self._documents.get((tenant_id, job_id))
 
@@ -103,7 +116,8 @@ class JobDocuments:
         tenant_id, job_id = wanted
         async with self._reads.connection(tenant_id) as connection:
             row = await queries.get_job(connection, tenant_id, job_id)
-        return job_document(row, await self._job_types.secrets_of(tenant_id, row["type"]))
+        secrets = await self._job_types.secrets_of(tenant_id, row["type"])
+        return job_document(row, secrets, self._ring)
 
 
 def dump(view: JobView, *, exclude: set[str] | None = None) -> bytes:

@@ -20,6 +20,7 @@ from taskflow.db.roles import DatabaseRole
 from taskflow.object_store import ObjectStore
 from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
+from taskflow.sealing import KeyRing
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
 from taskflow_api.cache.cache import Cache
@@ -53,6 +54,7 @@ class Resources:
 
     api_keys: ApiKeys
     users: Users
+    ring: KeyRing
     rate_limits: RateLimits
     reads: Reads
     writes: Writes
@@ -115,6 +117,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         intake, tenants, relay, LateCommits(own, relay), batch_size=settings.submission_batch_size
     )
     stack.push_async_callback(submissions.close)
+    ring = KeyRing.of(settings.payload_keys.get_secret_value())
     writes = Writes(tenants)
     users = open_users(
         settings,
@@ -130,13 +133,14 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     return Resources(
         api_keys=ApiKeys(settings.api_key.get_secret_value(), stored_keys, key_uses),
         users=users,
+        ring=ring,
         rate_limits=rate_limits,
         reads=reads,
         writes=writes,
         relay=relay,
         submissions=submissions,
         job_types=job_types,
-        documents=JobDocuments(reads, job_types),
+        documents=JobDocuments(reads, job_types, ring),
         results=Results(ArtifactStore(object_store), cache),
         waiters=waiters,
         object_store=object_store,

@@ -10,6 +10,7 @@ import structlog
 from taskflow.db.startup import is_ready_before
 from taskflow.jobs.worker_state import WorkerState
 from taskflow.sdk.registry import Registry
+from taskflow.sealing import KeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
@@ -44,7 +45,9 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         say = await stack.enter_async_context(
             registered(me, registry, database, settings.concurrency, last_words)
         )
-        worker = await build_worker(Premises(settings, registry, me, database, last_words), stack)
+        ring = KeyRing.of(settings.payload_keys.get_secret_value())
+        premises = Premises(settings, registry, ring, me, database, last_words)
+        worker = await build_worker(premises, stack)
         executor = worker.executor
         log.info("consumer_started", worker_id=str(me.worker_id), queues=me.queues)
         try:

@@ -12,6 +12,7 @@ from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import Stale
 from taskflow.jobs.outcomes import Outcome
 from taskflow.sdk.registry import Registry
+from taskflow.sealing import KeyRing
 from taskflow_consumer.isolation.contained_exits import contain_exits
 from taskflow_consumer.isolation.handler_call import HandlerCall
 from taskflow_consumer.isolation.processes import Processes
@@ -21,6 +22,7 @@ from taskflow_consumer.middleware.chain import fold
 from taskflow_consumer.middleware.large_results import LargeResults
 from taskflow_consumer.middleware.log_capture import log_capture
 from taskflow_consumer.middleware.run import Run
+from taskflow_consumer.middleware.sealing import Sealing
 from taskflow_consumer.middleware.service_log import ServiceLog
 from taskflow_consumer.middleware.stop import Stop, StopReason
 from taskflow_consumer.middleware.timeout import Timeout
@@ -54,6 +56,7 @@ class Executor:
         artifacts: Artifacts,
         checkpoints: Checkpoints,
         progress: Progress,
+        ring: KeyRing,
         log: FilteringBoundLogger,
         random: random.Random,
         concurrency: int,
@@ -76,9 +79,11 @@ class Executor:
         self._run_handler = fold(
             [
                 ServiceLog(log),
+                Sealing(ring),
                 log_capture,
                 LargeResults(
                     artifacts,
+                    ring,
                     inline_bytes=result_inline_bytes,
                     patience_seconds=result_patience_seconds,
                 ),

@@ -6,10 +6,12 @@ import structlog
 
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
+from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.notes import ProgressNote, record_progress, save_checkpoint
 from taskflow.jobs.outcomes import Attempt
 from taskflow.patience import pause_seconds
 from taskflow.sdk.errors import JobStopped
+from taskflow.sealing import KeyRing, Part, Place
 
 CHECKPOINT_PATIENCE_SECONDS = 30.0
 
@@ -85,23 +87,27 @@ class ProgressWriter:
 class CheckpointWriter:
     """Stores checkpoints: the handler waits until its checkpoint is safe."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ring: KeyRing) -> None:
         self._database = database
+        self._ring = ring
 
-    async def save(self, attempt: Attempt, value_json: str) -> None:
-        """Store a checkpoint, with patience for a database that blinks.
+    async def save(self, job: ClaimedJob, value_json: str) -> None:
+        """Store a checkpoint, sealed, with patience for a database that blinks.
 
         Raises:
             JobStopped: the job has moved on without this attempt.
             ServiceUnavailable: the database stayed away.
         """
+        attempt = job.attempt
+        place = Place(job.tenant_id, attempt.job_id, Part.CHECKPOINT)
+        stored_json = self._ring.seal_json(place, value_json)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CHECKPOINT_PATIENCE_SECONDS
         failures = 0
         while True:
             try:
                 async with self._database.connection() as connection:
-                    saved = await save_checkpoint(connection, attempt, value_json)
+                    saved = await save_checkpoint(connection, attempt, stored_json)
             except _UNREACHABLE as error:
                 failures += 1
                 if loop.time() >= deadline:

@@ -76,8 +76,8 @@ class Progress(Protocol):
 class Checkpoints(Protocol):
     """Writes down what jobs remember from attempt to attempt."""
 
-    async def save(self, attempt: Attempt, value_json: str) -> None:
-        """Store a checkpoint.
+    async def save(self, job: ClaimedJob, value_json: str) -> None:
+        """Store the checkpoint of a running attempt.
 
         Raises:
             JobStopped: the job has moved on without this attempt.

@@ -6,6 +6,7 @@ to the broker, where others can take them.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,6 +70,7 @@ class Claimer:
     worker_id: UUID
     job_types: Sequence[str]
     lease_seconds: float
+    key_ids: Sequence[str] = ()
 
 
 class Subscriber:
@@ -241,6 +243,7 @@ class Subscriber:
         for job in claimed:
             self._executor.start(job)
         self._note_watermarks(taken, claimed)
+        _report_missing_keys(verdicts)
         await asyncio.gather(*(self._send_on(later) for later in _early(taken, verdicts)))
         for consumer, deliveries in batch:
             await consumer.acknowledge_through(deliveries[-1])
@@ -277,6 +280,7 @@ class Subscriber:
                         claim_token=token,
                         lease_seconds=self._claimer.lease_seconds,
                         job_types=self._claimer.job_types,
+                        key_ids=self._claimer.key_ids,
                     )
             except _DATABASE_AWAY as error:
                 failures += 1
@@ -315,6 +319,17 @@ class Subscriber:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _report_missing_keys(verdicts: Iterable[Verdict]) -> None:
+    missing = Counter(
+        verdict.missing_key
+        for verdict in verdicts
+        if isinstance(verdict, Later) and verdict.missing_key is not None
+    )
+    for key_id, count in missing.items():
+        # Others may have it, so the jobs wait for them.
+        log.error("payload_key_missing", key=key_id, jobs=count, hint="see TASKFLOW_PAYLOAD_KEYS")
 
 
 def _early(taken: Iterable[_Taken], verdicts: Iterable[Verdict]) -> list[Later]:

@@ -13,6 +13,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.relay import Relay
 from taskflow.sdk.registry import Registry
+from taskflow.sealing import KeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
@@ -31,6 +32,7 @@ class Premises:
 
     settings: ConsumerSettings
     registry: Registry
+    ring: KeyRing
     me: Identity
     database: Database
     last_words: LastWords
@@ -70,7 +72,7 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
         relay=relay,
         database=database,
         executor=executor,
-        claimer=Claimer(me.worker_id, me.job_types, settings.lease_seconds),
+        claimer=Claimer(me.worker_id, me.job_types, settings.lease_seconds, premises.ring.key_ids),
         lanes=me.lanes,
         on_watermark=heartbeat.claimed,
     )
@@ -95,7 +97,8 @@ async def _build_executor(
         log_shipper=log_shipper,
         artifacts=ArtifactStore(object_store),
         progress=await stack.enter_async_context(resources.progress(database)),
-        checkpoints=CheckpointWriter(database),
+        checkpoints=CheckpointWriter(database, premises.ring),
+        ring=premises.ring,
         concurrency=settings.concurrency,
         result_inline_bytes=settings.result_inline_bytes,
         result_max_bytes=settings.result_max_bytes,

@@ -18,11 +18,13 @@ from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobEvent, Priority
+from taskflow.sealed_form import json_sealed_by, sealed_by_sql
 
-UNKNOWN_TYPE_DELAY_SECONDS = 5.0
-UNKNOWN_TYPE_LAST_DELAY_SECONDS = 60.0
-"""How long a pointer waits that reached a worker which doesn't know its job's type: as long again
-as the job has waited by then, within these bounds, so that many of them don't crowd a lane."""
+NOT_OURS_DELAY_SECONDS = 5.0
+NOT_OURS_LAST_DELAY_SECONDS = 60.0
+"""How long a pointer waits that reached a worker which doesn't know its job's type, or lacks the
+key to it: as long again as the job has waited by then, within these bounds, so that many of them
+don't crowd a lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,14 @@ class ClaimedJob:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """The pointer came before its time: it goes to a rung of the ladder."""
+    """The pointer came before its time, or to who can't run its job: to a rung of the ladder.
+
+    `missing_key`: what the job holds is sealed with this key, which the worker doesn't have.
+    """
 
     pointer: Pointer
     delay_seconds: float
+    missing_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ WITH locked AS MATERIALIZED (
       AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp())
       AND locked.attempt < locked.attempt_limit
       AND locked.type = ANY($5::text[])
+      AND coalesce({sealed_by_sql("locked.payload")}, '') = ANY($6::text[])
+      AND coalesce({sealed_by_sql("locked.checkpoint")}, '') = ANY($6::text[])
     RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
@@ -125,18 +133,25 @@ async def claim(
     claim_token: UUID,
     lease_seconds: float,
     job_types: Sequence[str],
+    key_ids: Sequence[str] = (),
 ) -> list[Verdict]:
     """Take what of `job_ids` may run now: a verdict for each, in their order.
+
+    What is sealed with none of `key_ids` is left for others, like a type that isn't known.
 
     After an error whose outcome is unknown the same call with the same `claim_token` finds again
     what the first one took.
     """
-    rows = await connection.fetch(_CLAIM, job_ids, worker_id, claim_token, lease_seconds, job_types)
-    verdicts = {row["id"]: _verdict(row, worker_id) for row in rows}
+    # What isn't sealed counts as sealed with "".
+    openable = ["", *key_ids]
+    rows = await connection.fetch(
+        _CLAIM, job_ids, worker_id, claim_token, lease_seconds, job_types, openable
+    )
+    verdicts = {row["id"]: _verdict(row, worker_id, key_ids) for row in rows}
     return [verdicts.get(job_id, Gone(job_id)) for job_id in job_ids]
 
 
-def _verdict(row: Any, worker_id: UUID) -> Verdict:
+def _verdict(row: Any, worker_id: UUID, key_ids: Sequence[str]) -> Verdict:
     lane = Lane(row["queue"], Priority(row["priority"]))
     if row["runs"]:
         return ClaimedJob(
@@ -156,14 +171,19 @@ def _verdict(row: Any, worker_id: UUID) -> Verdict:
     # Without a stamp the scheduler will publish the job itself; this pointer can go.
     if row["waits"] and row["pointer_at"] is not None:
         early = row["seconds_to_run_at"]
-        delay = early if early > 0 else _unknown_type_delay(row["seconds_waited"])
-        return Later(Pointer(row["id"], lane, row["type"], row["pointer_at"]), delay)
+        delay = early if early > 0 else _not_ours_delay(row["seconds_waited"])
+        pointer = Pointer(row["id"], lane, row["type"], row["pointer_at"])
+        return Later(pointer, delay, None if early > 0 else _missing_key(row, key_ids))
     return Gone(row["id"])
 
 
-def _unknown_type_delay(seconds_waited: float) -> float:
-    longest = UNKNOWN_TYPE_LAST_DELAY_SECONDS
-    return min(max(seconds_waited, UNKNOWN_TYPE_DELAY_SECONDS), longest)
+def _missing_key(row: Any, key_ids: Sequence[str]) -> str | None:
+    sealed_by = (json_sealed_by(row["payload"]), json_sealed_by(row["checkpoint"]))
+    return next((key for key in sealed_by if key is not None and key not in key_ids), None)
+
+
+def _not_ours_delay(seconds_waited: float) -> float:
+    return min(max(seconds_waited, NOT_OURS_DELAY_SECONDS), NOT_OURS_LAST_DELAY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A job on its way in, and what became of it: values without a server."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -12,16 +12,23 @@ from taskflow.jobs.states import JobState, Priority
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """A client's key for one path, and the SHA-256 of the canonical request it stands for."""
+    """A client's key for one path, and what stands for the canonical request (32 bytes).
+
+    `also`: what the same request may have been stored as, under other keys.
+    """
 
     path: str
     key: str
     fingerprint: bytes
+    also: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to insert: validated, its defaults filled in, its id chosen."""
+    """A job to insert: validated, its defaults filled in, its id chosen.
+
+    `sealed_payload` is stored in the payload's place; None: the payload is stored as it is.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -42,6 +49,7 @@ class NewJob:
     ttl_seconds: float | None = None
     timeout_seconds: float | None = None
     idempotency: Idempotency | None = None
+    sealed_payload: str | None = field(default=None, repr=False)
 
     @property
     def needs_own_transaction(self) -> bool:

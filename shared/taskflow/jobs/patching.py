@@ -13,6 +13,7 @@ from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
+from taskflow.sealing import KeyRing, Part, Place
 
 _PATCH = """
 UPDATE jobs
@@ -31,6 +32,7 @@ async def patch(
     tenant_id: UUID,
     job_id: UUID,
     change: JobPatch,
+    ring: KeyRing,
     *,
     if_version: Collection[datetime] | None,
     origin: Origin | None = None,
@@ -56,15 +58,30 @@ async def patch(
                 job_id, state, f"The job is {state}: only a waiting job can be changed."
             )
         now = await connection.fetchval("SELECT clock_timestamp()")
-        pointer = await _apply(connection, row, change, state, now)
+        payload_json = _payload_of(row, change, ring)
+        pointer = await _apply(connection, row, change, state, now, payload_json=payload_json)
         # Names alone: what a job is about may be secret.
         after = {"changed": sorted(change.model_fields_set)}
         await audit(connection, row, origin, "change", after=after)
         return pointer
 
 
+def _payload_of(row: Any, change: JobPatch, ring: KeyRing) -> str:
+    """The payload to store; one that isn't changed stays as it is, and isn't opened."""
+    if change.payload is None:
+        return str(row["payload"])
+    place = Place(row["tenant_id"], row["id"], Part.PAYLOAD)
+    return ring.seal_json(place, json.dumps(change.payload))
+
+
 async def _apply(
-    connection: Connection, row: Any, change: JobPatch, state: JobState, now: datetime
+    connection: Connection,
+    row: Any,
+    change: JobPatch,
+    state: JobState,
+    now: datetime,
+    *,
+    payload_json: str,
 ) -> Pointer | None:
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
@@ -80,7 +97,7 @@ async def _apply(
         target,
         priority,
         run_at,
-        json.dumps(change.payload) if change.payload is not None else row["payload"],
+        payload_json,
         change.tags if change.tags is not None else row["tags"],
         json.dumps(change.metadata) if change.metadata is not None else row["metadata"],
         expires_at,

@@ -173,7 +173,7 @@ def _answer_from_key(job: NewJob, row: Any) -> Answer | None:
         return _accepted(row)
     if row["key_job_id"] is None or job.idempotency is None:
         return None
-    if row["fingerprint"] != job.idempotency.fingerprint:
+    if row["fingerprint"] not in (job.idempotency.fingerprint, *job.idempotency.also):
         return IdempotencyKeyReused(
             f"The Idempotency-Key {job.idempotency.key!r} was used for another request body."
         )
@@ -326,7 +326,7 @@ def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
         "type": job.type,
         "queue": job.queue,
         "priority": job.priority,
-        "payload": job.payload,
+        "payload": job.payload if job.sealed_payload is None else job.sealed_payload,
         "name": job.name,
         "description": job.description,
         "tags": list(job.tags),

@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -11,6 +12,7 @@ from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
+from taskflow.sealing import KeyRing, Part, Place
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 
 ERROR = JobError("Boom", "it broke", retryable=True)
@@ -315,3 +317,32 @@ async def test_a_job_of_an_unknown_type_is_looked_at_less_and_less_often(
     (later,) = await jobs.claim(job_id)
     assert isinstance(later, Later)
     assert later.delay_seconds == pytest.approx(delay_seconds, abs=1)
+
+
+async def test_what_is_sealed_with_another_key_is_left_for_others(jobs: Jobs) -> None:
+    def ring(key_id: str) -> KeyRing:
+        return KeyRing({key_id: b"k" * 32})
+
+    def sealed(key_id: str) -> dict[str, Any]:
+        job_id = uuid7()
+        payload = ring(key_id).seal_text(Place(TENANT, job_id, Part.PAYLOAD), "{}")
+        return {"id": job_id, "sealed_payload": payload}
+
+    mine, theirs = [await jobs.submit(**sealed(key)) for key in ("mine", "theirs")]
+    resumed = await jobs.submit()
+    checkpoint = ring("theirs").seal_json(Place(TENANT, resumed, Part.CHECKPOINT), "1")
+    await jobs.connection.execute(
+        "UPDATE jobs SET checkpoint = $2 WHERE id = $1", resumed, checkpoint
+    )
+
+    own, other, later = await jobs.claim(mine, theirs, resumed, key_ids=["mine"])
+    assert isinstance(own, ClaimedJob)
+    for verdict in (other, later):
+        assert isinstance(verdict, Later)
+        assert verdict.missing_key == "theirs"
+        assert verdict.delay_seconds >= 5
+    # No attempt was used up, and whoever has the key runs it.
+    assert [await jobs.state(job_id) for job_id in (theirs, resumed)] == ["queued", "queued"]
+    for verdict in await jobs.claim(theirs, resumed, key_ids=["mine", "theirs"]):
+        assert isinstance(verdict, ClaimedJob)
+        assert verdict.attempt.number == 1

@@ -5,13 +5,13 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
+from sqlalchemy import RowMapping
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from taskflow.jobs import commands, patching, queries
 from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
-from taskflow.jobs.views import Row
 from taskflow.relay import Dispatch
 from taskflow_api import problems
 from taskflow_api.dependencies import JobId, WaitSeconds, With
@@ -64,12 +64,12 @@ async def get_job(
     headers = {} if wait is None else {"Preference-Applied": "wait"}
     if is_unchanged(if_none_match, document.etag):
         return document.unchanged(headers)
-    document = await with_result(document, resources.results)
+    document = await with_result(document, resources.results, resources.ring)
     return document.response(headers=headers)
 
 
-async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> Row:
-    """The job's row as it is now.
+async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> RowMapping:
+    """The job's row as it is stored now.
 
     Raises:
         JobNotFound: this tenant has no such job.
@@ -148,6 +148,7 @@ async def change_job(
             caller.tenant_id,
             job_id,
             change,
+            resources.ring,
             if_version=versions,
             origin=origin_of(request, caller),
         )

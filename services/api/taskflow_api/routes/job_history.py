@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from taskflow.jobs import queries
+from taskflow.jobs.opening import opened_attempt, opened_event
 from taskflow.jobs.schemas import AttemptList, EventList
 from taskflow.jobs.views import attempt_view, event_view
 from taskflow_api import problems
@@ -26,7 +27,9 @@ async def list_attempts(caller: JobReader, resources: With, job_id: JobId) -> At
     """Every run of the job in order, with its worker, times and error."""
     async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_attempts(connection, caller.tenant_id, job_id)
-    return AttemptList(items=[attempt_view(row) for row in rows])
+    ring = resources.ring
+    opened = [opened_attempt(ring, caller.tenant_id, job_id, row) for row in rows]
+    return AttemptList(items=[attempt_view(row) for row in opened])
 
 
 @router.get(
@@ -40,4 +43,4 @@ async def list_events(caller: JobReader, resources: With, job_id: JobId) -> Even
     """Every transition of the job in order."""
     async with resources.reads.connection(caller.tenant_id) as connection:
         rows = await queries.list_events(connection, caller.tenant_id, job_id)
-    return EventList(items=[event_view(row) for row in rows])
+    return EventList(items=[event_view(opened_event(resources.ring, row)) for row in rows])

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from taskflow.jobs import cursors, queries
+from taskflow.jobs.opening import opened_job
 from taskflow.jobs.queries import JobFilter
 from taskflow.jobs.schemas import JobPage, JobStats, Tag, Text, Time
 from taskflow.jobs.states import JobState, Priority
@@ -114,7 +115,10 @@ async def list_jobs(
     secrets = {name: await resources.job_types.secrets_of(caller.tenant_id, name) for name in types}
     following = page.next_position
     return JobPage(
-        items=[secrets[row["type"]].shown(job_view(row)) for row in page.rows],
+        items=[
+            secrets[row["type"]].shown(job_view(opened_job(resources.ring, row)))
+            for row in page.rows
+        ],
         next_cursor=None if following is None else cursors.encode(following, digest),
         has_more=following is not None,
     )

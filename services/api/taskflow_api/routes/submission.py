@@ -70,18 +70,24 @@ async def submit_job(
     """
     wanted = await read_body(request, JobRequest)
     size_bytes = len(await request.body())
+
+    def as_job(defaults: Defaults) -> NewJob:
+        return new_job(
+            wanted, defaults, resources.ring, tenant_id=caller.tenant_id, idempotency_key=key
+        )
+
     try:
         defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
     except (InvalidContent, UnknownJobType):
         # It may have been accepted before its times ran out or its type's schema changed.
-        job = new_job(wanted, Defaults(), tenant_id=caller.tenant_id, idempotency_key=key)
+        job = as_job(Defaults())
         submission = await resources.submissions.find(job) if key else None
         if submission is None:
             raise
         secrets = await resources.job_types.secrets_of(caller.tenant_id, job.type)
     else:
         secrets = defaults.secrets
-        job = new_job(wanted, defaults, tenant_id=caller.tenant_id, idempotency_key=key)
+        job = as_job(defaults)
         submission = await resources.submissions.submit(job, size_bytes=size_bytes)
     structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
     return await _answer(resources, job, submission, secrets)
@@ -101,5 +107,5 @@ async def _answer(
     row = await read_row(resources, job.tenant_id, submission.job_id)
     # The live job may be of another type.
     secrets = await resources.job_types.secrets_of(job.tenant_id, row["type"])
-    document = job_document(row, secrets, deduplicated=True)
+    document = job_document(row, secrets, resources.ring, deduplicated=True)
     return Response(document.content, 200, headers, MEDIA_TYPE)

@@ -89,7 +89,7 @@ class LoopServices:
 
     def save_checkpoint(self, value_json: str) -> Future[None]:
         """Store the job's checkpoint."""
-        return self._call(lambda: self._checkpoints.save(self._job.attempt, value_json))
+        return self._call(lambda: self._checkpoints.save(self._job, value_json))
 
     def _call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         if self._closed:

@@ -7,6 +7,7 @@ from taskflow.errors import ServiceUnavailable
 from taskflow.jobs import outcomes
 from taskflow.jobs.outcomes import JobError, Outcome
 from taskflow.patience import pause_seconds
+from taskflow.sealing import KeyRing, Part, Place
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 from taskflow_consumer.ports import Artifacts
@@ -15,8 +16,11 @@ from taskflow_consumer.ports import Artifacts
 class LargeResults:
     """Stores them, and is patient: giving up means that the handler's work is done once more."""
 
-    def __init__(self, artifacts: Artifacts, *, inline_bytes: int, patience_seconds: float) -> None:
+    def __init__(
+        self, artifacts: Artifacts, ring: KeyRing, *, inline_bytes: int, patience_seconds: float
+    ) -> None:
         self._artifacts = artifacts
+        self._ring = ring
         self._inline_bytes = inline_bytes
         self._patience_seconds = patience_seconds
 
@@ -30,11 +34,14 @@ class LargeResults:
 
     async def _store(self, run: Run, body: bytes) -> Outcome | None:
         name = f"result-{run.attempt.number}.json"
+        place = Place(run.job.tenant_id, run.attempt.job_id, Part.RESULT)
+        stored = self._ring.seal_object(place, body)
+        content_type = "application/json" if stored is body else "application/octet-stream"
         give_up_at = time.monotonic() + self._patience_seconds
         failures = 0
         while run.stop.reason is None:
             try:
-                key = await self._artifacts.put(run.job, name, body, "application/json")
+                key = await self._artifacts.put(run.job, name, stored, content_type)
             except ServiceUnavailable as error:
                 failures += 1
                 run.write("warning", f"the result can't be stored yet: {error}", failures=failures)

@@ -9,6 +9,7 @@ from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import completed
 from taskflow.sdk.errors import JobStopped
+from taskflow.sealing import KeyRing
 from taskflow_consumer.notes import CheckpointWriter, ProgressWriter
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
@@ -80,10 +81,11 @@ async def test_progress_delays_nobody_and_arrives_when_the_database_is_back(
 async def test_a_checkpoint_of_a_job_that_moved_on_is_refused(
     jobs: Jobs, database: Database
 ) -> None:
-    writer = CheckpointWriter(database)
-    attempt = (await jobs.start()).attempt
-    await writer.save(attempt, '{"page": 1}')
+    writer = CheckpointWriter(database, KeyRing({}))
+    job = await jobs.start()
+    attempt = job.attempt
+    await writer.save(job, '{"page": 1}')
     assert (await jobs.row(attempt.job_id))["checkpoint"] == '{"page": 1}'
     await finish(jobs.connection, [(attempt, completed("1"))])
     with pytest.raises(JobStopped):
-        await writer.save(attempt, '{"page": 2}')
+        await writer.save(job, '{"page": 2}')

@@ -27,6 +27,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
+from taskflow.sealing import KeyRing
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
@@ -156,6 +157,7 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
                 artifacts=ours,
                 checkpoints=ours,
                 progress=ours,
+                ring=KeyRing({}),
                 log=structlog.get_logger(),
                 random=random.Random(1),
                 concurrency=concurrency,

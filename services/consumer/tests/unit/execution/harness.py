@@ -22,6 +22,7 @@ from taskflow.jobs.states import JobState, Priority
 from taskflow.sdk.context import current_attempt_log
 from taskflow.sdk.job_type import JobFunction, JobType
 from taskflow.sdk.registry import Registry
+from taskflow.sealing import KeyRing
 from taskflow_consumer.executor import Executor
 from taskflow_testing.waiting import eventually
 
@@ -156,11 +157,11 @@ class KeptCheckpoints:
     attempts: set[Attempt] = field(default_factory=set)
     is_away: bool = False
 
-    async def save(self, attempt: Attempt, value_json: str) -> None:
+    async def save(self, job: ClaimedJob, value_json: str) -> None:
         await asyncio.sleep(0)
         if self.is_away:
             raise ServiceUnavailable("PostgreSQL", "it stayed away")
-        self.attempts.add(attempt)
+        self.attempts.add(job.attempt)
         self.saved.append(value_json)
 
 
@@ -203,6 +204,7 @@ class Harness:
             random=random.Random(7),
             concurrency=concurrency,
             **{
+                "ring": KeyRing({}),
                 "result_inline_bytes": 64 * 1024,
                 "result_max_bytes": 1024 * 1024,
                 "stop_grace_seconds": 0.3,
