@@ -82,9 +82,12 @@ chaos-gate: $(INSTALLED) ## the four scenarios of CI, with fewer jobs
 
 ##@ Against what runs
 
-.PHONY: doctor smoke demo load
+.PHONY: doctor reseal smoke demo load
 doctor: $(INSTALLED) ## say what is wrong and what to do; more: make doctor args="--json --jobs 0"
 	@$(PYTHON) -m taskflow doctor $(args)
+
+reseal: $(INSTALLED) ## seal all that jobs hold with the first key; look first: make reseal args=--dry-run
+	@$(PYTHON) -m taskflow reseal $(args)
 
 smoke: $(INSTALLED) ## check the public flows
 	@$(PYTHON) tests/smoke.py

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taskflow.broker.rights import BROKER_RIGHTS
 from taskflow.db.roles import DatabaseRole
 from taskflow_local.component import Component
 from taskflow_local.ports import LOOPBACK, Port
 from taskflow_local.postgres import Login, Postgres
-from taskflow_local.rabbitmq import RabbitMQ
+from taskflow_local.rabbitmq import BrokerLogin, RabbitMQ
 from taskflow_local.redis import Redis
 from taskflow_local.s3 import S3
 from taskflow_local.services import Service
@@ -49,6 +50,19 @@ def logins(settings: StackSettings) -> dict[str, Login]:
     }
 
 
+def broker_logins(settings: StackSettings) -> dict[str, BrokerLogin]:
+    """Each service's own way into RabbitMQ."""
+    passwords = {
+        "api": settings.rabbitmq_api_password,
+        "consumer": settings.rabbitmq_consumer_password,
+        "scheduler": settings.rabbitmq_scheduler_password,
+    }
+    return {
+        service: BrokerLogin(f"{_USER}_{service}", passwords[service], rights)
+        for service, rights in BROKER_RIGHTS.items()
+    }
+
+
 def _servers(directory: Path, settings: StackSettings) -> list[Component]:
     return [
         Postgres(
@@ -69,6 +83,7 @@ def _servers(directory: Path, settings: StackSettings) -> list[Component]:
             user=_USER,
             password=settings.rabbitmq_password,
             virtual_host=_USER,
+            logins=list(broker_logins(settings).values()),
         ),
         Redis(
             directory / "redis",
@@ -118,13 +133,19 @@ def _services(checkout: Path, settings: StackSettings) -> list[Component]:
 
 
 def _environments(settings: StackSettings) -> dict[str, dict[str, str]]:
-    """What each service is given beside .env: its own login, where the server is the stack's."""
+    """What each service is given beside .env: its own logins, where the server is the stack's."""
 
-    def url(user: str, password: str) -> str:
+    def postgres(user: str, password: str) -> str:
         return f"postgresql://{user}:{password}@{LOOPBACK}:{settings.postgres_port}/{_USER}"
 
-    is_ours = settings.database_url in {"", url(_USER, settings.postgres_password)}
-    return {
-        service: {"TASKFLOW_DATABASE_URL": url(login.name, login.password)} if is_ours else {}
-        for service, login in logins(settings).items()
-    }
+    def rabbitmq(user: str, password: str) -> str:
+        return f"amqp://{user}:{password}@{LOOPBACK}:{settings.rabbitmq_port}/{_USER}"
+
+    environments: dict[str, dict[str, str]] = {service: {} for service in _ROLES}
+    if settings.database_url in {"", postgres(_USER, settings.postgres_password)}:
+        for service, login in logins(settings).items():
+            environments[service]["TASKFLOW_DATABASE_URL"] = postgres(login.name, login.password)
+    if settings.amqp_url in {"", rabbitmq(_USER, settings.rabbitmq_password)}:
+        for service, each in broker_logins(settings).items():
+            environments[service]["TASKFLOW_AMQP_URL"] = rabbitmq(each.name, each.password)
+    return environments

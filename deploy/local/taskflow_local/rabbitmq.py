@@ -6,21 +6,32 @@ import http.client
 import json
 import secrets
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from taskflow.broker.rights import BrokerRights
 from taskflow_local import system_packages
 from taskflow_local.component import Program
 from taskflow_local.ports import LOOPBACK, Port, accepts_connections
 from taskflow_local.private_file import write_private
 
-_EVERYTHING: Mapping[str, str] = {"configure": ".*", "write": ".*", "read": ".*"}
+_EVERYTHING = BrokerRights(".*", ".*", ".*")
+
+
+@dataclass(frozen=True)
+class BrokerLogin:
+    """A way in for a service, which may do nothing but what it has rights to."""
+
+    name: str
+    password: str = field(repr=False)
+    rights: BrokerRights
 
 
 @dataclass(frozen=True)
 class RabbitMQ:
-    """A broker with one virtual host and one user, who administers it; no guest.
+    """A broker with one virtual host, a user who administers it, and further logins; no guest.
 
     One with `throwaway` data is stopped at once, without the seconds that it takes to close down.
     """
@@ -34,6 +45,7 @@ class RabbitMQ:
     user: str
     password: str = field(repr=False)
     virtual_host: str
+    logins: Sequence[BrokerLogin] = ()
     throwaway: bool = False
     name: str = "rabbitmq"
     start_timeout_seconds: float = 120
@@ -56,7 +68,7 @@ class RabbitMQ:
         cookie = self._home / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, secrets.token_hex(20), mode=0o400)
-        definitions = json.dumps(self._definitions(), indent=2)
+        definitions = json.dumps(self.definitions(), indent=2)
         write_private(self.directory / "definitions.json", definitions)
         write_private(self.directory / "rabbitmq.conf", self._config())
         write_private(
@@ -122,17 +134,21 @@ class RabbitMQ:
             "raft.wal_max_size_bytes = 67108864\n"
         )
 
-    def _definitions(self) -> dict[str, object]:
-        user = {
-            "name": self.user,
-            "password_hash": _password_hash(self.password),
-            "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": ["administrator"],
-        }
+    def definitions(self) -> dict[str, Any]:
+        """Users, the virtual host and who may do what in it, as RabbitMQ loads them."""
+        owner = BrokerLogin(self.user, self.password, _EVERYTHING)
+        logins = [owner, *self.logins]
         return {
-            "users": [user],
+            "users": [_user(each, ["administrator"] if each is owner else []) for each in logins],
             "vhosts": [{"name": self.virtual_host}],
-            "permissions": [{"user": self.user, "vhost": self.virtual_host, **_EVERYTHING}],
+            "permissions": [
+                each.rights.permissions(each.name, self.virtual_host) for each in logins
+            ],
+            "topic_permissions": [
+                entry
+                for each in logins
+                for entry in each.rights.topic_permissions(each.name, self.virtual_host)
+            ],
         }
 
     def _environment(self) -> dict[str, str]:
@@ -153,6 +169,15 @@ class RabbitMQ:
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_CRASH_DUMP": str(self.directory / "erl_crash.dump"),
         }
+
+
+def _user(login: BrokerLogin, tags: Sequence[str]) -> dict[str, object]:
+    return {
+        "name": login.name,
+        "password_hash": _password_hash(login.password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": tags,
+    }
 
 
 def _password_hash(password: str) -> str:

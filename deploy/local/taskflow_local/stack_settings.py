@@ -37,7 +37,11 @@ class StackSettings(BaseModel):
     postgres_api_password: PlainSecret
     postgres_consumer_password: PlainSecret
     postgres_scheduler_password: PlainSecret
+    amqp_url: str = Field("", repr=False)
     rabbitmq_password: PlainSecret
+    rabbitmq_api_password: PlainSecret
+    rabbitmq_consumer_password: PlainSecret
+    rabbitmq_scheduler_password: PlainSecret
     redis_password: PlainSecret
     s3_access_key: PlainText
     s3_secret_key: PlainSecret

@@ -1,5 +1,6 @@
 """deploy/compose.yaml against the settings, the Dockerfile, and what a container may do."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from taskflow import settings
 from taskflow_api.lifespan import RELAY_STOP_SECONDS
 from taskflow_api.server import DRAIN_SECONDS, GRACE_SECONDS
 from taskflow_local import docker_stack
-from taskflow_local.local_stack import API_GRACE_SECONDS
+from taskflow_local.local_stack import API_GRACE_SECONDS, build_stack
+from taskflow_local.rabbitmq import RabbitMQ
 from taskflow_local.stack_settings import StackSettings, load_stack_settings
 
 CHECKOUT = Path(__file__).parents[3]
@@ -111,6 +113,25 @@ def test_inside_servers_have_their_services_names(name: str) -> None:
             found = re.search(r"(?:@|//)([a-z]+):\d+", environment[variable])
             assert found, variable
             assert found[1] in docker_stack.SERVERS
+
+
+def test_rabbitmq_has_the_users_and_rights_of_the_stack_without_docker(tmp_path: Path) -> None:
+    script = SERVICES["rabbitmq"]["command"][-1].replace("$$", "$")
+    (text,) = re.findall(r"<<JSON\n(.+?)\nJSON$", script, re.DOTALL | re.MULTILINE)
+    # Nothing in it but the passwords means anything to the shell.
+    assert not re.search(r"\\|`|\$[^T\"]", text)
+    found = json.loads(text)
+    servers = build_stack(tmp_path, example_settings()).servers
+    (rabbitmq,) = [server for server in servers if isinstance(server, RabbitMQ)]
+    wanted = rabbitmq.definitions()
+    for name in ("vhosts", "permissions", "topic_permissions"):
+        assert found[name] == wanted[name]
+    for user, other in zip(found["users"], wanted["users"], strict=True):
+        service = user["name"].removeprefix("taskflow").removeprefix("_").upper()
+        variable = f"TASKFLOW_RABBITMQ_{service}_PASSWORD".replace("__", "_")
+        assert user["password"] == f"${variable}"
+        assert variable in SERVICES["rabbitmq"]["environment"]
+        assert (user["name"], user["tags"]) == (other["name"], other["tags"])
 
 
 def test_the_consumer_gets_its_default_grace_and_more() -> None:

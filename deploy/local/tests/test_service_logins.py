@@ -40,11 +40,13 @@ def settings(**changes: str) -> StackSettings:
     return load_stack_settings({f"TASKFLOW_{k.upper()}": v for k, v in values.items()})
 
 
-def urls(settings: StackSettings) -> dict[str, str | None]:
+def urls(
+    settings: StackSettings, variable: str = "TASKFLOW_DATABASE_URL"
+) -> dict[str, str | None]:
     """What each service is given beside .env and the environment."""
     services = build_stack(Path("/nowhere"), settings).services
     return {
-        program.name: program.environment.get("TASKFLOW_DATABASE_URL")
+        program.name: program.environment.get(variable)
         for service in services
         for program in service.programs()
     }
@@ -73,6 +75,23 @@ def test_a_database_elsewhere_is_taken_as_the_environment_says(
     assert None not in urls(ours).values()
     others = settle_settings(tmp_path, {"TASKFLOW_DATABASE_URL": ELSEWHERE}, running=False)
     assert set(urls(others).values()) == {None}
+
+
+@pytest.mark.parametrize("amqp_url", ["", "amqp://taskflow:secret@127.0.0.1:5672/taskflow"])
+def test_each_service_has_a_user_of_its_own_in_rabbitmq(amqp_url: str) -> None:
+    own = "amqp://taskflow_{}:secret@127.0.0.1:5672/taskflow"
+    found = urls(settings(amqp_url=amqp_url, rabbitmq_port="5672"), "TASKFLOW_AMQP_URL")
+    assert found == {
+        "api": own.format("api"),
+        "consumer": own.format("consumer"),
+        "scheduler-1": own.format("scheduler"),
+        "scheduler-2": own.format("scheduler"),
+    }
+
+
+def test_a_broker_elsewhere_is_taken_as_env_says() -> None:
+    elsewhere = "amqps://me:mine@mq.example.com/taskflow"
+    assert set(urls(settings(amqp_url=elsewhere), "TASKFLOW_AMQP_URL").values()) == {None}
 
 
 async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkout: Path) -> None:

@@ -19,6 +19,7 @@ from taskflow_scheduler.leadership import Leadership
 from taskflow_scheduler.loops.dispatch import DispatchDue
 from taskflow_scheduler.loops.erasure import EraseObjects
 from taskflow_scheduler.loops.expiry import ExpireJobs
+from taskflow_scheduler.loops.lanes import KeepLanes
 from taskflow_scheduler.loops.lost_pointers import RepublishLost
 from taskflow_scheduler.loops.rescue import RescueOrphans
 from taskflow_scheduler.loops.retention import PruneRecords
@@ -101,6 +102,7 @@ def _loops(
     )
     unclaimed = RepeatPointers(database, relay, LaneDepths(broker))
     rescue = RescueOrphans(database, relay, unclaimed, heartbeat_seconds=settings.heartbeat_seconds)
+    lanes = KeepLanes(database, broker, lost_after_seconds=settings.worker_lost_after_seconds)
     expiry = ExpireJobs(database)
     erasure = EraseObjects(database, object_store)
     retention = PruneRecords(database)
@@ -108,6 +110,7 @@ def _loops(
         ("dispatch", dispatch.round, tick),
         ("unrouted", unrouted.round, tick),
         ("topology", KeepTopology(broker).round, TOPOLOGY_EVERY_SECONDS),
+        ("lanes", lanes.round, tick),
         ("lost_pointers", lost_pointers.round, look_every),
         ("unclaimed", unclaimed.round, rescue_every),
         ("expiry", expiry.round, tick),

@@ -32,6 +32,10 @@ CANCEL_AGAIN_SECONDS = 0.2
 LAST_ATTEMPT_SECONDS = 1.0
 ALARM_LOOK_SECONDS = 0.2
 
+_LEFT_TO_SCHEDULER = (
+    "an exchange or a queue is missing, which a scheduler or 'make migrate' has to declare"
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -71,6 +75,9 @@ class Broker:
         self._loss = ""
         self._supervisor: asyncio.Task[None] | None = None
         self._attempt: asyncio.Task[None] | None = None
+        self.may_declare = True
+        """Whether our user may declare what is missing; else the schedulers' does. Known when we
+        are connected."""
         self.last_error: str | None = None
         """Why the last try to connect failed; None once one has succeeded."""
 
@@ -148,6 +155,8 @@ class Broker:
         Raises:
             ServiceUnavailable: there is no connection, or the broker refuses a declaration.
         """
+        if not self.may_declare:
+            raise ServiceUnavailable("RabbitMQ", _LEFT_TO_SCHEDULER)
         async with self.short_channel() as channel:
             try:
                 await asyncio.wait_for(topology.declare(channel), ANSWER_TIMEOUT_SECONDS)
@@ -157,16 +166,21 @@ class Broker:
     async def ensure_lane(self, lane: Lane) -> None:
         """Declare a lane that has no queue. One that only lacks its binding is not found.
 
+        Where we may not, a scheduler declares it: it does so for each worker's lanes.
+
         Nobody else may open a channel of this connection meanwhile: aiormq gives the number of one
         that the broker closes to the next before it has said so, which costs the connection.
 
         Raises:
             ServiceUnavailable: there is no connection.
+            ChannelNotFoundEntity: it has no queue yet, and we may not declare it.
         """
         try:
             async with self.short_channel() as channel:
                 await channel.get_queue(topology.lane_queue(lane))
         except aiormq.exceptions.ChannelNotFoundEntity:
+            if not self.may_declare:
+                raise
             async with self.short_channel() as channel:
                 await topology.declare_lane(channel, lane)
 
@@ -236,7 +250,9 @@ class Broker:
 
         connection.close_callbacks.add(note_loss)
         try:
-            await asyncio.wait_for(_complete_topology(connection), ANSWER_TIMEOUT_SECONDS)
+            self.may_declare = await asyncio.wait_for(
+                _complete_topology(connection), ANSWER_TIMEOUT_SECONDS
+            )
         except BaseException:
             with contextlib.suppress(*BROKER_ERRORS):
                 await asyncio.wait_for(connection.close(), CONNECT_TIMEOUT_SECONDS)
@@ -261,19 +277,34 @@ class Broker:
             )
 
 
-async def _complete_topology(connection: AbstractConnection) -> None:
-    """Declare what is missing, and nothing where all is there.
+async def _complete_topology(connection: AbstractConnection) -> bool:
+    """Declare what is missing, and nothing where all is there; whether we may declare at all.
 
-    A declaration may have to wait for a silent node; a look never does. What it can't see is a
-    binding that is missing alone: the leading scheduler declares everything again and again.
+    A declaration may have to wait for a silent node; a look never does, nor what is there already.
+    What it can't see is a binding that is missing alone: the leading scheduler declares everything
+    again and again.
+
+    Raises:
+        ServiceUnavailable: something is missing, and we may not declare it.
     """
+    is_complete = True
     looking = connection.channel(publisher_confirms=False)
     await looking.initialize()
     try:
         await topology.look(looking)
         await looking.close()
     except aiormq.exceptions.ChannelNotFoundEntity:
-        declaring = connection.channel(publisher_confirms=False)
-        await declaring.initialize()
-        await topology.declare(declaring)
-        await declaring.close()
+        is_complete = False
+    declaring = connection.channel(publisher_confirms=False)
+    await declaring.initialize()
+    try:
+        if is_complete:
+            await topology.declare_what_is_there(declaring)
+        else:
+            await topology.declare(declaring)
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        if not is_complete:
+            raise ServiceUnavailable("RabbitMQ", _LEFT_TO_SCHEDULER) from error
+        return False
+    await declaring.close()
+    return True

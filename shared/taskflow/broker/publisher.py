@@ -33,7 +33,8 @@ class Publisher:
     """One long-lived channel; many messages may be in flight on it at once.
 
     Where a message finds no exchange or no queue, the topology is declared again and the message
-    sent once more: a broker may be emptied at any time.
+    sent once more: a broker may be emptied at any time. Who may not declare leaves it to the
+    scheduler, with the message.
     """
 
     def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
@@ -87,6 +88,8 @@ class Publisher:
                 await self._declare_lane(lane)
                 await self._send(message, exchange, routing_key)
             except _MISSING:
+                if not self._broker.may_declare:
+                    raise
                 await self._declare_all(seen)
                 await self._declare_lane(lane)
                 await self._send(message, exchange, routing_key)
@@ -137,7 +140,9 @@ class Publisher:
 
     async def _declare_lane(self, lane: Lane | None) -> None:
         await self._open_channel()
-        if lane is None or lane in self._declared:
+        # Without a queue the message goes to the unrouted, from where a scheduler has it sent anew
+        # when it has declared the lane.
+        if lane is None or lane in self._declared or not self._broker.may_declare:
             return
         async with self._declaring_lane[lane]:
             # A whole window may wait here: only the first one declares.

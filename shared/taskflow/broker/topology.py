@@ -44,6 +44,15 @@ def control_queue(worker_id: UUID) -> str:
     return f"control.{worker_id}"
 
 
+async def declare_what_is_there(channel: AbstractChannel) -> None:
+    """Declare one exchange as it is, which changes nothing and asks for the right to declare.
+
+    Raises:
+        ChannelAccessRefused: we may not; the channel is closed.
+    """
+    await channel.declare_exchange(CONTROL_EXCHANGE, ExchangeType.TOPIC, durable=True)
+
+
 def _work_arguments() -> FieldTable:
     return {
         "x-queue-type": "quorum",

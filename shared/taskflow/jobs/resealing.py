@@ -12,7 +12,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.errors import PayloadKeyMissing, SealBroken
-from taskflow.sealed_form import sealed_by_sql
+from taskflow.sealed_form import sealed_by, sealed_by_sql
 from taskflow.sealing import KeyRing, Part, Place
 
 _FIRST_ID = UUID(int=0)
@@ -52,11 +52,21 @@ class Resealed:
     problems: list[str] = field(default_factory=list)
 
 
+_IN_FIXED_WORDS = frozenset({"cancelled", "expired", "worker_lost", "parent_failed"})
+"""The types of errors that are written without keys, and hold nothing of a payload."""
+
+
 def _differs(column: str) -> str:
     return f"({column} IS NOT NULL AND coalesce({sealed_by_sql(column)}, '') <> $3)"
 
 
-# A sealed message is recognised as a JSON text like the others.
+def _error_differs(column: str) -> str:
+    message = f"({column} -> 'message')"
+    return f"""(
+        {_differs(message)} AND ({sealed_by_sql(message)} IS NOT NULL
+                                 OR {column} ->> 'type' <> ALL($4::text[])))"""
+
+
 _WINDOW = f"""
 WITH seen AS MATERIALIZED (
     SELECT id, tenant_id, payload, result, checkpoint, error, result_object
@@ -64,12 +74,12 @@ WITH seen AS MATERIALIZED (
 )
 SELECT id, tenant_id, result_object,
        {_differs("payload")} OR {_differs("result")} OR {_differs("checkpoint")}
-       OR {_differs("(error -> 'message')")}
+       OR {_error_differs("error")}
        OR EXISTS (SELECT FROM job_attempts AS ended
-                  WHERE ended.job_id = seen.id AND {_differs("(ended.error -> 'message')")})
+                  WHERE ended.job_id = seen.id AND {_error_differs("ended.error")})
        OR EXISTS (SELECT FROM job_events AS event
                   WHERE event.job_id = seen.id
-                    AND {_differs("(event.detail -> 'error' -> 'message')")}) AS differs
+                    AND {_error_differs("(event.detail -> 'error')")}) AS differs
 FROM seen ORDER BY id
 """
 
@@ -91,7 +101,9 @@ async def look(
 ) -> Window:
     """The next `limit` jobs after the id `after`."""
     first_key = ring.seals_with or ""
-    rows = await connection.fetch(_WINDOW, after or _FIRST_ID, limit, first_key)
+    rows = await connection.fetch(
+        _WINDOW, after or _FIRST_ID, limit, first_key, list(_IN_FIXED_WORDS)
+    )
     return Window(
         seen=len(rows),
         last_id=rows[-1]["id"] if rows else None,
@@ -186,18 +198,19 @@ class _Changes:
     def _error(self, error_json: str | None) -> str | None:
         if error_json is None:
             return None
-        error = json.loads(error_json)
-        return json.dumps(error | {"message": self._message(error["message"])})
+        return json.dumps(self._sealed(json.loads(error_json)))
 
     def _detail(self, detail_json: str) -> str:
         detail = json.loads(detail_json)
-        error = detail["error"] | {"message": self._message(detail["error"]["message"])}
-        return json.dumps(detail | {"error": error})
+        return json.dumps(detail | {"error": self._sealed(detail["error"])})
 
-    def _message(self, stored: str) -> str:
+    def _sealed(self, error: dict[str, Any]) -> dict[str, Any]:
+        stored = error["message"]
+        if sealed_by(stored) is None and error["type"] in _IN_FIXED_WORDS:
+            return error
         if stored not in self._messages:
             place = Place(self._tenant_id, self._job_id, Part.ERROR)
             self._messages[stored] = self._ring.seal_text(
                 place, self._ring.open_text(place, stored)
             )
-        return self._messages[stored]
+        return error | {"message": self._messages[stored]}

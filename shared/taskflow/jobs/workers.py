@@ -84,6 +84,18 @@ async def set_worker_state(connection: Connection, worker_id: UUID, state: Worke
     )
 
 
+_SERVED_QUEUES = """
+SELECT DISTINCT unnest(queues) AS queue FROM workers
+WHERE state <> 'stopped' AND heartbeat_at > now() - make_interval(secs => $1)
+"""
+
+
+async def served_queues(connection: Connection, *, lost_after_seconds: float) -> set[str]:
+    """The queues that live workers take jobs from."""
+    rows = await connection.fetch(_SERVED_QUEUES, lost_after_seconds)
+    return {row["queue"] for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class JobTypeRegistration:
     """A job type as a consumer knows it; `schema` is the JSON schema of its payload."""

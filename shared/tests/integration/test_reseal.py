@@ -24,6 +24,7 @@ from taskflow.jobs.schemas import JobPatch
 from taskflow.object_store import ObjectStore
 from taskflow.sealing import KeyRing, Part, Place
 from taskflow.settings import ResealSettings
+from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 from taskflow_testing.object_store import TestBucket
 
@@ -53,16 +54,8 @@ def settings(clean_database: str, s3: TestBucket) -> Settings:
 
 @pytest.fixture
 async def store(s3: TestBucket) -> AsyncIterator[ObjectStore]:
-    store = ObjectStore(
-        s3.endpoint,
-        access_key=s3.access_key,
-        secret_key=s3.secret_key,
-        bucket=s3.bucket,
-        region="us-east-1",
-        timeout_seconds=5,
-    )
-    yield store
-    await store.close()
+    async with open_store(s3) as store:
+        yield store
 
 
 async def run(settings: ResealSettings, *, dry_run: bool = False) -> int:
@@ -240,6 +233,13 @@ async def test_what_can_not_be_opened_is_named_and_stays(
     assert await everything(jobs) == before
     assert await run(settings(BOTH)) == 1
     assert re.search(f"{moved}: .* not what was sealed", capsys.readouterr().err)
+
+
+async def test_errors_in_fixed_words_are_nothing_to_do(jobs: Jobs, settings: Settings) -> None:
+    cancelled = (await sealed_job(jobs, NEW)).attempt.job_id
+    await jobs.connection.execute("UPDATE jobs SET state = 'queued', worker_id = NULL")
+    await commands.cancel(jobs.connection, TENANT, cancelled)
+    assert await run(settings(BOTH), dry_run=True) == 0
 
 
 async def test_many_jobs_go_window_by_window(

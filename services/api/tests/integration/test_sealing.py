@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed, completed_in_object
-from taskflow.object_store import ObjectStore
 from taskflow.sealed_form import json_sealed_by
 from taskflow.sealing import KeyRing, Part, Place
+from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
 
@@ -45,19 +45,6 @@ async def submit(api: httpx.AsyncClient, **changes: Any) -> str:
 async def end(jobs: Jobs, job_id: str, outcome: Outcome) -> None:
     (claimed,) = await jobs.claim(UUID(job_id), key_ids=["old", "new"])
     await finish(jobs.connection, [(claimed.attempt, outcome)])  # type: ignore[union-attr]
-
-
-async def put(s3: TestBucket, key: str, body: bytes) -> None:
-    store = ObjectStore(
-        s3.endpoint,
-        access_key=s3.access_key,
-        secret_key=s3.secret_key,
-        bucket=s3.bucket,
-        region="us-east-1",
-        timeout_seconds=5,
-    )
-    await store.put(key, body)
-    await store.close()
 
 
 def place(job_id: str, part: Part) -> Place:
@@ -118,7 +105,8 @@ async def test_a_large_result_is_shown_open(
     row = await jobs.row(UUID(job_id))
     key = f"artifacts/{TENANT}/{row['created_at'].date()}/{job_id}/1/result-1.json"
     body = KeyRing.of(OLD).seal_object(place(job_id, Part.RESULT), b'"a canary"')
-    await put(s3, key, body)
+    async with open_store(s3) as store:
+        await store.put(key, body)
     await end(jobs, job_id, completed_in_object(key))
     assert (await sealed.get(f"{PATH}/{job_id}")).json()["result"] == CANARY
 
