@@ -1,5 +1,6 @@
 """Each service's own login: given where the database is the stack's, and fit for its roles."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -40,9 +41,7 @@ def settings(**changes: str) -> StackSettings:
     return load_stack_settings({f"TASKFLOW_{k.upper()}": v for k, v in values.items()})
 
 
-def urls(
-    settings: StackSettings, variable: str = "TASKFLOW_DATABASE_URL"
-) -> dict[str, str | None]:
+def urls(settings: StackSettings, variable: str = "TASKFLOW_DATABASE_URL") -> dict[str, str | None]:
     """What each service is given beside .env and the environment."""
     services = build_stack(Path("/nowhere"), settings).services
     return {
@@ -123,7 +122,9 @@ async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkou
                     with pytest.raises(RoleRefused):
                         await who_acts(role, url)
             await has_no_rights_by_itself(url)
+            assert "done by the owner" in reseal(tmp_path, url)
         assert "owns the tables" in make_key(checkout, url)
+        assert reseal(tmp_path, owner) == ""
         assert {await who_acts(role, owner) for role in DatabaseRole} == set(DatabaseRole)
         assert await tenants_seen(owner) == 1
         assert "\tdefault\t" in dump(owner)
@@ -177,6 +178,27 @@ def make_key(checkout: Path, url: str) -> str:
     )
     assert (done.returncode == 0) is done.stdout.startswith("tf_live_")
     return done.stderr if done.returncode else ""
+
+
+def reseal(folder: Path, url: str) -> str:
+    """Look for what is to be sealed anew; the errors."""
+    settings = {
+        "TASKFLOW_DATABASE_URL": url,
+        "TASKFLOW_PAYLOAD_KEYS": f"k:{base64.b64encode(bytes(32)).decode()}",
+        "TASKFLOW_S3_ENDPOINT": "http://127.0.0.1:1",
+        "TASKFLOW_S3_ACCESS_KEY": "a",
+        "TASKFLOW_S3_SECRET_KEY": "s",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "taskflow", "reseal", "--dry-run"],
+        check=False,
+        cwd=folder,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) is (done.stderr == "")
+    return done.stderr
 
 
 async def has_no_rights_by_itself(url: str) -> None:

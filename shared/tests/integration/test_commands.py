@@ -16,9 +16,11 @@ from taskflow.jobs.patching import patch
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
+from taskflow.sealing import KeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 from taskflow_testing.waiting import eventually
 
+BARE = KeyRing({})
 SOON = datetime.now(UTC) + timedelta(hours=1)
 FAILED = Outcome(OutcomeKind.FAILED, error=JobError("Boom", "it broke", retryable=False))
 
@@ -30,7 +32,7 @@ async def ended(jobs: Jobs, outcome: Outcome, **changes: Any) -> ClaimedJob:
 
 
 async def change(jobs: Jobs, job_id: Any, **changes: Any) -> Pointer | None:
-    return await patch(jobs.connection, TENANT, job_id, JobPatch(**changes), if_version=None)
+    return await patch(jobs.connection, TENANT, job_id, JobPatch(**changes), BARE, if_version=None)
 
 
 @pytest.mark.parametrize("waiting", [{}, {"delay_seconds": 60}], ids=["queued", "scheduled"])
@@ -77,7 +79,7 @@ async def test_another_tenants_job_does_not_exist(jobs: Jobs) -> None:
         with pytest.raises(JobNotFound):
             await command(jobs.connection, stranger, job_id)
     with pytest.raises(JobNotFound):
-        await patch(jobs.connection, stranger, job_id, JobPatch(tags=[]), if_version=None)
+        await patch(jobs.connection, stranger, job_id, JobPatch(tags=[]), BARE, if_version=None)
 
 
 async def test_a_retry_gives_a_fresh_budget_and_numbers_go_on(jobs: Jobs) -> None:
@@ -182,9 +184,9 @@ async def test_a_patch_of_an_old_version_is_refused(jobs: Jobs) -> None:
     job_id = await jobs.submit()
     version = (await jobs.row(job_id))["updated_at"]
     change_ = JobPatch(tags=["x"])
-    await patch(jobs.connection, TENANT, job_id, change_, if_version=[version])
+    await patch(jobs.connection, TENANT, job_id, change_, BARE, if_version=[version])
     with pytest.raises(VersionMismatch):
-        await patch(jobs.connection, TENANT, job_id, change_, if_version=[version])
+        await patch(jobs.connection, TENANT, job_id, change_, BARE, if_version=[version])
 
 
 async def test_only_a_waiting_job_can_be_patched(jobs: Jobs) -> None:

@@ -48,7 +48,7 @@ class KeepLanes:
         self._declared = {
             lane: at for lane in lanes if (at := self._declared.get(lane, 0.0)) > oldest
         }
-        missing = [lane for lane in lanes if lane not in self._declared]
+        missing: Sequence[Lane] = [lane for lane in lanes if lane not in self._declared]
         while missing:
             missing = await self._declare(missing)
         return False
