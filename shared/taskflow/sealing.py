@@ -71,6 +71,12 @@ class KeyRing:
         """What it can open."""
         return list(self._keys)
 
+    def sealed_payload(self, tenant_id: UUID, job_id: UUID, payload: object) -> str | None:
+        """What is stored in a payload's place; None: the payload, as it is."""
+        if self.seals_with is None:
+            return None
+        return self.seal_text(Place(tenant_id, job_id, Part.PAYLOAD), json.dumps(payload))
+
     def seal_text(self, place: Place, text: str) -> str:
         """The text to store."""
         if self.seals_with is not None:

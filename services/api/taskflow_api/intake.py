@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from taskflow.errors import InvalidContent
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import KeyRing
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
@@ -58,10 +58,6 @@ def new_job(
     if idempotency_key is not None:
         fingerprint, *also = ring.fingerprints(tenant_id, canonical(request))
         idempotency = Idempotency(PATH, idempotency_key, fingerprint, also)
-    sealed_payload = None
-    if ring.seals_with is not None:
-        place = Place(tenant_id, job_id, Part.PAYLOAD)
-        sealed_payload = ring.seal_text(place, json.dumps(request.payload))
     return NewJob(
         id=job_id,
         tenant_id=tenant_id,
@@ -82,7 +78,7 @@ def new_job(
         ttl_seconds=request.ttl_seconds,
         timeout_seconds=request.timeout_seconds or defaults.timeout_seconds,
         idempotency=idempotency,
-        sealed_payload=sealed_payload,
+        sealed_payload=ring.sealed_payload(tenant_id, job_id, request.payload),
     )
 
 

@@ -117,8 +117,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         intake, tenants, relay, LateCommits(own, relay), batch_size=settings.submission_batch_size
     )
     stack.push_async_callback(submissions.close)
-    ring = KeyRing.of(settings.payload_keys.get_secret_value())
     writes = Writes(tenants)
+    ring = KeyRing.of(settings.payload_keys.get_secret_value())
     users = open_users(
         settings,
         stack,
@@ -126,6 +126,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         writes=writes,
         relay=relay,
         rate_limits=rate_limits,
+        payload_keys=ring,
     )
     job_types = JobTypes(reads)
     waiters = Waiters(own)

@@ -13,6 +13,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit
 from taskflow.relay import Dispatch, Relay
+from taskflow.sealing import KeyRing
 from taskflow_api.database_access import Writes
 from taskflow_api.users.errors import RegistrationClosed
 from taskflow_api.users.passwords import Passwords
@@ -36,11 +37,19 @@ class Registrations:
     """Makes users."""
 
     def __init__(
-        self, writes: Writes, passwords: Passwords, relay: Relay, *, is_open: bool, with_mail: bool
+        self,
+        writes: Writes,
+        passwords: Passwords,
+        relay: Relay,
+        ring: KeyRing,
+        *,
+        is_open: bool,
+        with_mail: bool,
     ) -> None:
         self._writes = writes
         self._passwords = passwords
         self._relay = relay
+        self._ring = ring
         self._is_open = is_open
         self._with_mail = with_mail
 
@@ -60,7 +69,7 @@ class Registrations:
             ServiceUnavailable: PostgreSQL can't be asked; there may be a user now.
         """
         user = NewUser(uuid7(), uuid7(), email, await self._passwords.hash(password))
-        mail = _welcome(user) if self._with_mail else None
+        mail = _welcome(user, self._ring) if self._with_mail else None
         async with self._writes.connection(user.tenant_id) as connection:
             try:
                 async with connection.transaction():
@@ -91,14 +100,17 @@ class Registrations:
             self._relay.send([Dispatch(Pointer(mail.id, lane, mail.type, answer.pointer_at))])
 
 
-def _welcome(user: NewUser) -> NewJob:
+def _welcome(user: NewUser, ring: KeyRing) -> NewJob:
+    job_id = uuid7()
+    payload = {"to": [user.email], "subject": "Welcome to TaskFlow", "text": _WELCOME}
     return NewJob(
-        id=uuid7(),
+        id=job_id,
         tenant_id=user.tenant_id,
         type=_MAIL_TYPE,
         queue="default",
         priority=Priority.MEDIUM,
-        payload={"to": [user.email], "subject": "Welcome to TaskFlow", "text": _WELCOME},
+        payload=payload,
+        sealed_payload=ring.sealed_payload(user.tenant_id, job_id, payload),
         max_attempts=6,
         timeout_seconds=300.0,
         name="welcome mail",

@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from taskflow import sealing
 from taskflow.relay import Relay
 from taskflow.settings import ApiSettings
 from taskflow_api.database_access import Lookups, Writes
@@ -36,6 +37,7 @@ def open_users(
     writes: Writes,
     relay: Relay,
     rate_limits: RateLimits,
+    payload_keys: sealing.KeyRing,
 ) -> Users:
     """They are closed with the stack."""
     passwords = Passwords()
@@ -65,6 +67,7 @@ def open_users(
             writes,
             passwords,
             relay,
+            payload_keys,
             is_open=settings.registration_open,
             with_mail=bool(settings.smtp_host),
         ),
