@@ -64,6 +64,19 @@ class ParentNotFound(InvalidContent):
         )
 
 
+class QuotaExceeded(TaskFlowError):
+    """A tenant has as much as it may have: `use` of `limit`, in the unit of the quota's name."""
+
+    def __init__(
+        self, message: str, *, quota: str, limit: int, use: int, retry_after_seconds: int
+    ) -> None:
+        super().__init__(message)
+        self.quota = quota
+        self.limit = limit
+        self.use = use
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ServiceUnavailable(TaskFlowError):
     """A server that the request needs doesn't answer; `service` names it."""
 

@@ -251,12 +251,27 @@ class OidcSettings(Settings):
         return self
 
 
+class RunningQuotaSettings(Settings):
+    """How many jobs of a tenant run at once, where its own quota doesn't say; 0 is any number."""
+
+    quota_running_jobs: int = Field(0, ge=0)
+
+
+class QuotaSettings(Settings):
+    """How much a tenant may have, where its own quota doesn't say; 0 is any number."""
+
+    quota_waiting_jobs: int = Field(1_000_000, ge=0)
+    quota_payload_bytes: int = Field(4 * 1024 * 1024 * 1024, ge=0)
+    quota_result_bytes: int = Field(0, ge=0)
+
+
 class ApiSettings(
     DoorSettings,
     LimitSettings,
     CacheSettings,
     UserSettings,
     OidcSettings,
+    QuotaSettings,
     DatabaseSettings,
     BrokerSettings,
     RedisSettings,
@@ -327,6 +342,7 @@ class ConsumerSettings(
     BrokerSettings,
     ObjectStoreSettings,
     LeaseSettings,
+    RunningQuotaSettings,
     OutboundSettings,
     MailSettings,
     SealingSettings,
@@ -357,7 +373,9 @@ class ConsumerSettings(
         return value
 
 
-class SchedulerSettings(DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings):
+class SchedulerSettings(
+    DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings, RunningQuotaSettings
+):
     """What a scheduler needs."""
 
     scheduler_tick_seconds: Seconds = 1.0

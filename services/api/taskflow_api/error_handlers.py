@@ -17,6 +17,7 @@ from taskflow.errors import (
     InvalidContent,
     JobNotFound,
     JobStateConflict,
+    QuotaExceeded,
     SchemaBehind,
     ServiceUnavailable,
     TaskFlowError,
@@ -106,6 +107,15 @@ def _of_sign_in(error: SignInRefused) -> dict[str, Any]:
     }
 
 
+def _of_quota(error: QuotaExceeded) -> dict[str, Any]:
+    return {
+        "quota": error.quota,
+        "limit": error.limit,
+        "use": error.use,
+        "headers": {"Retry-After": str(error.retry_after_seconds)},
+    }
+
+
 def _of_range(error: RangeNotSatisfiable) -> dict[str, Any]:
     return {"headers": {"Content-Range": f"bytes */{error.total_bytes}"}}
 
@@ -120,6 +130,7 @@ _ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
     UnknownJobType: (problems.UNKNOWN_JOB_TYPE, _of_job_type),
     InvalidContent: (problems.INVALID_CONTENT, _of_content),
     InvalidCursor: (problems.INVALID_CURSOR, _of_cursor),
+    QuotaExceeded: (problems.QUOTA_EXCEEDED, _of_quota),
     RangeNotSatisfiable: (problems.RANGE_NOT_SATISFIABLE, _of_range),
     SchemaBehind: (problems.SERVICE_UNAVAILABLE, _of_schema_behind),
     SignInRefused: (problems.SIGN_IN_REFUSED, _of_sign_in),

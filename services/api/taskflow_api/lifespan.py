@@ -17,6 +17,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.engine import open_engine
 from taskflow.db.pool import Database, IntakeDatabase, TenantDatabase, open_database
 from taskflow.db.roles import DatabaseRole
+from taskflow.jobs.quotas import Quotas
 from taskflow.object_store import ObjectStore
 from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
@@ -60,6 +61,7 @@ class Resources:
     writes: Writes
     relay: Relay
     submissions: Submissions
+    quotas: Quotas
     job_types: JobTypes
     documents: JobDocuments
     results: Results
@@ -113,8 +115,14 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     relay = Relay(publisher, own)
     relay.start()
     stack.push_async_callback(relay.stop, RELAY_STOP_SECONDS)
+    quotas = _quotas(settings)
     submissions = Submissions(
-        intake, tenants, relay, LateCommits(own, relay), batch_size=settings.submission_batch_size
+        intake,
+        tenants,
+        relay,
+        LateCommits(own, relay),
+        batch_size=settings.submission_batch_size,
+        quotas=quotas,
     )
     stack.push_async_callback(submissions.close)
     writes = Writes(tenants)
@@ -140,6 +148,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         writes=writes,
         relay=relay,
         submissions=submissions,
+        quotas=quotas,
         job_types=job_types,
         documents=JobDocuments(reads, job_types, ring),
         results=Results(ArtifactStore(object_store), cache),
@@ -148,6 +157,14 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         log_reader=LogReader(object_store),
         health=HealthChecks(own, broker, redis, object_store),
         worker_lost_after_seconds=settings.worker_lost_after_seconds,
+    )
+
+
+def _quotas(settings: ApiSettings) -> Quotas:
+    return Quotas(
+        waiting_jobs=settings.quota_waiting_jobs,
+        payload_bytes=settings.quota_payload_bytes,
+        result_bytes=settings.quota_result_bytes,
     )
 
 

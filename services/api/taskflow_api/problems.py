@@ -59,6 +59,7 @@ UNKNOWN_JOB_TYPE = ProblemKind("unknown_job_type", 422, "The job type is not kno
 IDEMPOTENCY_KEY_REUSED = ProblemKind(
     "idempotency_key_reused", 422, "The Idempotency-Key was used for another request"
 )
+QUOTA_EXCEEDED = ProblemKind("quota_exceeded", 429, "The tenant has as much as it may have")
 TOO_MANY_REQUESTS = ProblemKind("too_many_requests", 429, "Too many requests")
 HEADERS_TOO_LARGE = ProblemKind("headers_too_large", 431, "The headers are too large")
 INTERNAL_ERROR = ProblemKind("internal_error", 500, "Something went wrong on this side")

@@ -20,6 +20,7 @@ from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.quotas import Quotas
 from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
@@ -67,11 +68,13 @@ class Submissions:
         late_commits: LateCommits,
         *,
         batch_size: int,
+        quotas: Quotas,
     ) -> None:
         self._intake = intake
         self._database = database
         self._relay = relay
         self._late_commits = late_commits
+        self._quotas = quotas
         self._batcher: Batcher[Weighed, Answer] = Batcher(
             self._write_batch,
             max_items=batch_size,
@@ -126,7 +129,7 @@ class Submissions:
         jobs = [job for job, _ in batch]
 
         def write(connection: Connection) -> Awaitable[list[Answer]]:
-            return submit(connection, jobs, with_pointers=self._relay.ready)
+            return submit(connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas)
 
         tenants = {job.tenant_id for job in jobs}
         return await self._commit(jobs, lambda: self._intake.connection(tenants), write)
@@ -148,7 +151,11 @@ class Submissions:
 
     async def _write_alone(self, job: NewJob) -> Answer:
         async def write(connection: Connection) -> list[Answer]:
-            return [await submit_alone(connection, job, with_pointers=self._relay.ready)]
+            return [
+                await submit_alone(
+                    connection, job, with_pointers=self._relay.ready, quotas=self._quotas
+                )
+            ]
 
         (answer,) = await self._commit([job], self._of_one(job), write)
         return answer

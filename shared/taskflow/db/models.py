@@ -3,7 +3,9 @@
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Double,
     Enum,
@@ -63,6 +65,32 @@ tenants = Table(
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
 )
 
+# What a tenant may have, where it is not what the settings say; NULL: what they say, 0: any number.
+tenant_quotas = Table(
+    "tenant_quotas",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), primary_key=True),
+    Column("waiting_jobs", BigInteger),
+    Column("payload_bytes", BigInteger),
+    Column("running_jobs", BigInteger),
+    Column("result_bytes", BigInteger),
+    CheckConstraint(
+        "least(waiting_jobs, payload_bytes, running_jobs, result_bytes) >= 0", name="not_negative"
+    ),
+)
+
+# What a tenant uses is the sum of its rows: they are added and folded, never changed.
+tenant_usage = Table(
+    "tenant_usage",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("waiting_jobs", BigInteger, nullable=False),
+    Column("payload_bytes", BigInteger, nullable=False),
+    Column("running_jobs", BigInteger, nullable=False),
+    Column("result_bytes", BigInteger, nullable=False),
+    Index("ix_tenant_usage_tenant", "tenant_id"),
+)
+
 # No foreign keys between the hot tables: they cost a seventh of the throughput (docs/decisions),
 # and nothing but `commands.delete` ever removes a job.
 jobs = Table(
@@ -75,6 +103,9 @@ jobs = Table(
     Column("priority", _pg_enum(Priority, "job_priority"), nullable=False),
     Column("state", _job_state, nullable=False),
     Column("payload", JSONB, nullable=False),
+    # Counted by quotas; NULL as long as there is no result.
+    Column("payload_bytes", Integer, Computed("octet_length(payload::text)", persisted=True)),
+    Column("result_bytes", Integer),
     Column("name", Text),
     Column("description", Text),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
@@ -93,7 +124,8 @@ jobs = Table(
     Column("worker_id", UUID(as_uuid=True)),
     Column("claim_token", UUID(as_uuid=True)),
     Column("lease_expires_at", _timestamp),
-    # When the pointer in the broker was published; NULL: there is none, the scheduler sends one.
+    # When the pointer in the broker was published; NULL: there is none, the scheduler sends one;
+    # infinity: there is none until the tenant may run more (`holding`).
     Column("pointer_at", _timestamp),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("result", JSONB),
@@ -140,7 +172,7 @@ jobs = Table(
         "priority",
         "run_at",
         postgresql_where=text(
-            "coalesce(pointer_at, 'infinity') = 'infinity'"
+            "coalesce(pointer_at, '-infinity') = '-infinity'"
             f" AND {_in_states(DISPATCHABLE | {JobState.SCHEDULED})}"
         ),
     ),
@@ -150,6 +182,24 @@ jobs = Table(
         "priority",
         "pointer_at",
         postgresql_where=text(_in_states(DISPATCHABLE)),
+    ),
+    # For who is held, the longest due first.
+    Index(
+        "ix_jobs_held",
+        "tenant_id",
+        "queue",
+        "priority",
+        "run_at",
+        postgresql_where=text(f"pointer_at = 'infinity' AND {_in_states(DISPATCHABLE)}"),
+    ),
+    # For whose turn it is in a lane.
+    Index(
+        "ix_jobs_turn",
+        "queue",
+        "priority",
+        "tenant_id",
+        "pointer_at",
+        postgresql_where=text(f"pointer_at < 'infinity' AND {_in_states(DISPATCHABLE)}"),
     ),
     Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_worker", "worker_id", postgresql_where=text("state = 'running'")),

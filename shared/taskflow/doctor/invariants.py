@@ -43,7 +43,7 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """One file: `code` is I1 to I16, `name` the file's, which is unique."""
+    """One file: `code` is I1 to I17, `name` the file's, which is unique."""
 
     name: str
     code: str

@@ -17,6 +17,8 @@ from taskflow.jobs.guards import state_list
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.log_index import take_strays
 from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.quotas import Quotas
+from taskflow.jobs.room import NO_QUOTAS, room_for_more
 from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, sources
 
 _CANCEL = """
@@ -101,15 +103,22 @@ ORDER BY id
 
 
 async def retry(
-    connection: Connection, tenant_id: UUID, job_id: UUID, *, origin: Origin | None = None
+    connection: Connection,
+    tenant_id: UUID,
+    job_id: UUID,
+    quotas: Quotas = NO_QUOTAS,
+    *,
+    origin: Origin | None = None,
 ) -> Pointer:
     """Queue a job that ended badly again, with a fresh budget; the pointer to publish.
 
     Raises:
         JobNotFound: this tenant has no such job.
         JobStateConflict: it lives, has completed, or may not run beside or before others.
+        QuotaExceeded: the tenant (`quotas`, if it has none of its own) has no room for it.
     """
     async with connection.transaction():
+        room = await room_for_more(connection, tenant_id, quotas)
         row = await lock(connection, tenant_id, job_id)
         state = JobState(row["state"])
         if state not in sources(JobEvent.RETRY):
@@ -119,6 +128,9 @@ async def retry(
                 f"The job is {state}: only a failed, cancelled or expired one can be retried.",
             )
         await _refuse_if_others_stand_in_the_way(connection, row, state)
+        refusal = room.quotas.refusal(room.usage, row["payload_bytes"])
+        if refusal is not None:
+            raise refusal
         try:
             pointer_at = await connection.fetchval(_RETRY, job_id)
         except asyncpg.UniqueViolationError as error:
@@ -158,7 +170,10 @@ async def _refuse_if_others_stand_in_the_way(
 
 _DELETE = """
 WITH gone AS (
-    DELETE FROM jobs WHERE id = $1
+    DELETE FROM jobs WHERE id = $1 RETURNING tenant_id, result_bytes
+), usage AS (
+    INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
+    SELECT tenant_id, 0, 0, 0, -result_bytes FROM gone WHERE result_bytes > 0
 ), events AS (
     DELETE FROM job_events WHERE job_id = $1
 ), attempts AS (

@@ -6,6 +6,7 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.states import JobEvent
+from taskflow.jobs.usage import count_changes
 
 # Locked before they are judged: two parents that end at the same moment would otherwise each see
 # the other one still running, and nobody would free the child.
@@ -43,7 +44,8 @@ WITH judged AS (
         updated_at = clock_timestamp()
     FROM judged
     WHERE jobs.id = judged.id AND (ended_badly > 0 OR not_completed = 0)
-    RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error, jobs.has_dependents
+    RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error, jobs.has_dependents,
+              jobs.payload_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, detail)
     SELECT id, tenant_id,
@@ -51,6 +53,8 @@ WITH judged AS (
            'blocked', state, attempt,
            CASE WHEN error IS NOT NULL THEN jsonb_build_object('error', error) END
     FROM settled
+), usage AS (
+    {count_changes("settled", source="'blocked'::job_state", target="state")}
 )
 SELECT id FROM settled WHERE state = 'cancelled' AND has_dependents
 """

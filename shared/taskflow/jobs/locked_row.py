@@ -14,14 +14,16 @@ from taskflow.db.pool import Connection
 from taskflow.errors import JobNotFound
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.quotas import moved
 from taskflow.jobs.states import JobEvent, JobState, Priority
+from taskflow.jobs.usage import write_change
 
 # Columns by name: the answer of `*` changes with every migration, and a prepared statement whose
 # answer changes fails inside a transaction.
 _LOCK = """
-SELECT id, tenant_id, type, queue, priority, state, payload, tags, metadata, unique_key,
-       depends_on, has_dependents, run_at, expires_at, attempt, worker_id, cancel_requested,
-       created_at, updated_at
+SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, tags, metadata,
+       unique_key, depends_on, has_dependents, run_at, expires_at, attempt, worker_id,
+       cancel_requested, created_at, updated_at, result_bytes
 FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE
 """
 
@@ -46,7 +48,7 @@ async def lock(connection: Connection, tenant_id: UUID, job_id: UUID) -> Any:
 async def record(
     connection: Connection, row: Any, event: JobEvent, target: JobState, detail: Any = None
 ) -> None:
-    """Write an event of the job's history; `row` is the job as it was before."""
+    """Write an event of the job's history and count it; `row` is the job as it was before."""
     await connection.execute(
         _RECORD,
         row["id"],
@@ -58,6 +60,8 @@ async def record(
         row["worker_id"],
         None if detail is None else json.dumps(detail),
     )
+    change = moved(row["state"], target, row["payload_bytes"])
+    await write_change(connection, row["tenant_id"], change)
 
 
 async def audit(

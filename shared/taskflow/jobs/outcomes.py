@@ -58,18 +58,20 @@ class Outcome:
     kind: OutcomeKind
     result_json: str | None = None
     result_object: str | None = None
+    result_bytes: int | None = None
     error: JobError | None = None
     delay_seconds: float = 0.0
 
 
 def completed(result_json: str) -> Outcome:
     """The handler returned; `result_json` is its result as JSON text."""
-    return Outcome(OutcomeKind.COMPLETED, result_json=result_json)
+    size = len(result_json.encode("utf-8", "surrogatepass"))
+    return Outcome(OutcomeKind.COMPLETED, result_json=result_json, result_bytes=size)
 
 
-def completed_in_object(object_key: str) -> Outcome:
+def completed_in_object(object_key: str, size_bytes: int) -> Outcome:
     """The handler returned; its result is large and lies in the object store under `object_key`."""
-    return Outcome(OutcomeKind.COMPLETED, result_object=object_key)
+    return Outcome(OutcomeKind.COMPLETED, result_object=object_key, result_bytes=size_bytes)
 
 
 def cancelled() -> Outcome:

@@ -11,8 +11,11 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.quotas import Quotas, Usage
+from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
+from taskflow.jobs.usage import write_change
 from taskflow.sealing import KeyRing, Part, Place
 
 _PATCH = """
@@ -23,7 +26,7 @@ SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, tags = $6,
                       ELSE pointer_at END,
     updated_at = clock_timestamp()
 WHERE id = $1
-RETURNING pointer_at
+RETURNING pointer_at, payload_bytes
 """
 
 
@@ -36,6 +39,7 @@ async def patch(
     *,
     if_version: Collection[datetime] | None,
     origin: Origin | None = None,
+    quotas: Quotas = NO_QUOTAS,
 ) -> Pointer | None:
     """Change a waiting job; its new pointer if one must be published.
 
@@ -47,8 +51,12 @@ async def patch(
         VersionMismatch: it has changed since `if_version`.
         JobStateConflict: it doesn't wait.
         InvalidContent: its expiry would have passed.
+        QuotaExceeded: the tenant (`quotas`, if it has none of its own) has no room for its payload.
     """
     async with connection.transaction():
+        room = None
+        if change.payload is not None:
+            room = await room_for_more(connection, tenant_id, quotas)
         row = await lock(connection, tenant_id, job_id)
         if if_version is not None and row["updated_at"] not in if_version:
             raise VersionMismatch("The job has changed since the version in If-Match.")
@@ -59,7 +67,11 @@ async def patch(
             )
         now = await connection.fetchval("SELECT clock_timestamp()")
         payload_json = _payload_of(row, change, ring)
-        pointer = await _apply(connection, row, change, state, now, payload_json=payload_json)
+        written, pointer = await _apply(
+            connection, row, change, state, now, payload_json=payload_json
+        )
+        if room is not None:
+            await _count_growth(connection, row, room, written["payload_bytes"])
         # Names alone: what a job is about may be secret.
         after = {"changed": sorted(change.model_fields_set)}
         await audit(connection, row, origin, "change", after=after)
@@ -74,6 +86,14 @@ def _payload_of(row: Any, change: JobPatch, ring: KeyRing) -> str:
     return ring.seal_json(place, json.dumps(change.payload))
 
 
+async def _count_growth(connection: Connection, row: Any, room: Room, payload_bytes: int) -> None:
+    growth = payload_bytes - row["payload_bytes"]
+    refusal = room.quotas.refusal(room.usage, growth, jobs=0) if growth > 0 else None
+    if refusal is not None:
+        raise refusal
+    await write_change(connection, row["tenant_id"], Usage(payload_bytes=growth))
+
+
 async def _apply(
     connection: Connection,
     row: Any,
@@ -82,7 +102,7 @@ async def _apply(
     now: datetime,
     *,
     payload_json: str,
-) -> Pointer | None:
+) -> tuple[Any, Pointer | None]:
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
     expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
@@ -91,7 +111,7 @@ async def _apply(
     target = _state_at(state, run_at, now) if "run_at" in fields else state
     priority = change.priority or Priority(row["priority"])
     moves = target is not state or "run_at" in fields or priority != row["priority"]
-    pointer_at = await connection.fetchval(
+    [written] = await connection.fetch(
         _PATCH,
         row["id"],
         target,
@@ -108,7 +128,8 @@ async def _apply(
         detail = {"run_at": run_at.isoformat()}
         await record(connection, row, JobEvent.RESCHEDULE, target, detail)
     publish = moves and target is JobState.QUEUED
-    return pointer_of(row, pointer_at, priority) if publish else None
+    pointer = pointer_of(row, written["pointer_at"], priority) if publish else None
+    return written, pointer
 
 
 def _refuse_early_end(

@@ -3,10 +3,14 @@
 Ids come from this side, so a batch whose answer was lost is sent again as it was and makes no
 job twice. Equal keys meet in the primary key of `idempotency_keys`: the later one waits for the
 earlier one's commit and then reads whose it is.
+
+Tenants that are far from their quotas are judged in that statement. Others take turns (`room`), and
+what finds no room is looked for among what was accepted before, so that no replay is refused.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +25,10 @@ from taskflow.errors import (
 )
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
+from taskflow.jobs.quotas import Quotas, judge
+from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
 from taskflow.jobs.states import LIVE, TERMINAL, JobState
+from taskflow.jobs.usage import count_changes
 
 KEY_LIFETIME = "interval '24 hours'"
 
@@ -35,6 +42,9 @@ _INPUT_COLUMNS = """
     timeout_seconds float8, max_attempts int, path text, key text, fingerprint text,
     blocked boolean"""
 
+# What is judged already ($3) is not looked at again.
+_FAR = far_tenants("asked", jobs="$4::bigint", payload_bytes="$5::bigint", results="$6::bigint")
+
 _SUBMIT = f"""
 WITH input AS (
     SELECT *,
@@ -46,10 +56,16 @@ WITH input AS (
                    WHEN due_at > now() THEN 'scheduled'
                    ELSE 'queued' END::job_state AS state
     FROM input
+), asked AS (
+    SELECT tenant_id, count(*) AS jobs, sum(octet_length(payload::text)) AS payload_bytes
+    FROM placed GROUP BY tenant_id
+), far AS ({_FAR}
+), admitted AS (
+    SELECT * FROM placed WHERE $3 OR tenant_id IN (SELECT tenant_id FROM far)
 ), keys AS (
     INSERT INTO idempotency_keys AS known (tenant_id, path, key, fingerprint, job_id, state)
     SELECT tenant_id, path, key, decode(fingerprint, 'hex'), id, state
-    FROM placed WHERE key IS NOT NULL ORDER BY tenant_id, path, key
+    FROM admitted WHERE key IS NOT NULL ORDER BY tenant_id, path, key
     ON CONFLICT (tenant_id, path, key) DO UPDATE
     SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, state = excluded.state,
         deduplicated = false, created_at = excluded.created_at
@@ -63,13 +79,14 @@ WITH input AS (
     SELECT id, tenant_id, type, queue, priority, state, payload, name, description, tags,
            metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds, max_attempts,
            max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
-    FROM placed
+    FROM admitted
     WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at
+    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, payload_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, target, attempt)
     SELECT id, tenant_id, 'submit', state, 0 FROM accepted
+), usage AS ({count_changes("accepted", target="state")}
 )
 SELECT * FROM accepted
 """
@@ -78,7 +95,8 @@ SELECT * FROM accepted
 # that to a submission, in the state of then.
 _FIND = f"""
 SELECT input.id AS own_id, jobs.id, submitted.target AS state, jobs.created_at, jobs.run_at,
-       jobs.expires_at, jobs.pointer_at, known.job_id AS key_job_id, known.fingerprint,
+       jobs.expires_at, nullif(jobs.pointer_at, 'infinity') AS pointer_at,
+       known.job_id AS key_job_id, known.fingerprint,
        known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
        first.queue, first.max_attempts, first.timeout_seconds
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
@@ -92,26 +110,35 @@ LEFT JOIN jobs AS first ON first.id = known.job_id
 
 
 async def submit(
-    connection: Connection, new_jobs: Sequence[NewJob], *, with_pointers: bool
+    connection: Connection,
+    new_jobs: Sequence[NewJob],
+    *,
+    with_pointers: bool,
+    quotas: Quotas = NO_QUOTAS,
 ) -> list[Answer]:
     """Insert jobs: an answer for each, in their order; a refusal is an answer too.
 
     `with_pointers`: the caller publishes what comes back with a `pointer_at`; else the scheduler
-    is left to do it. Jobs that `needs_own_transaction` go through `submit_alone` instead.
+    is left to do it. `quotas` are those of tenants that have none of their own. Jobs that
+    `needs_own_transaction` go through `submit_alone` instead.
 
     Raises:
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
     """
     answers: dict[UUID, Answer] = {}
     pending = list(new_jobs)
+    in_turn = False
     while pending:
-        batch = _first_of_each_key(pending)
-        answers |= await _insert(connection, batch, with_pointers=with_pointers)
-        # Not answered: the key belongs to another request, or the answer to our commit was lost.
+        writing = _Writing(connection, with_pointers, quotas, in_turn=in_turn)
+        answers |= await writing.insert(_first_of_each_key(pending))
+        # Not answered: the key belongs to another request, the answer to our commit was lost, or
+        # the tenant is near a quota.
         unanswered = [job for job in pending if job.id not in answers]
         answers |= await _find(connection, unanswered)
-        # Still not: the key's first request was refused, so that the next one takes its place.
+        # Still not: near a quota; or the key's first request was refused, so that the next one
+        # takes its place.
         pending = [job for job in unanswered if job.id not in answers]
+        in_turn = True
     return [answers[job.id] for job in new_jobs]
 
 
@@ -129,19 +156,68 @@ def _first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
     return firsts
 
 
-async def _insert(
-    connection: Connection, batch: Sequence[NewJob], *, with_pointers: bool
-) -> dict[UUID, Answer]:
-    """The hot statement; a row that PostgreSQL refuses is found by halving and refused alone."""
-    try:
-        rows = await connection.fetch(_SUBMIT, _as_json(batch), with_pointers)
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-        if len(batch) == 1:
-            return {batch[0].id: _refused(error)}
-        middle = len(batch) // 2
-        first = await _insert(connection, batch[:middle], with_pointers=with_pointers)
-        return first | await _insert(connection, batch[middle:], with_pointers=with_pointers)
-    return {row["id"]: _accepted(row) for row in rows}
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """How a batch is inserted; `in_turn`: its tenants' quotas are judged with nobody beside."""
+
+    connection: Connection
+    with_pointers: bool
+    quotas: Quotas
+    in_turn: bool
+
+    async def insert(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
+        """The answers; a row that PostgreSQL refuses is found by halving and refused alone."""
+        try:
+            if not self.in_turn:
+                return await self.write(batch)
+            async with self.connection.transaction():
+                return await self._write_in_turn(batch)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            if len(batch) == 1:
+                return {batch[0].id: _refused(error)}
+            middle = len(batch) // 2
+            return await self.insert(batch[:middle]) | await self.insert(batch[middle:])
+
+    async def write(self, batch: Sequence[NewJob], *, blocked: bool = False) -> dict[UUID, Answer]:
+        """The hot statement; it leaves out tenants that are near a quota unless it is our turn."""
+        rows = await self.connection.fetch(
+            _SUBMIT,
+            _as_json(batch, blocked=blocked),
+            self.with_pointers,
+            self.in_turn,
+            self.quotas.waiting_jobs,
+            self.quotas.payload_bytes,
+            self.quotas.result_bytes,
+        )
+        return {row["id"]: _accepted(row) for row in rows}
+
+    async def _write_in_turn(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
+        tenants = {job.tenant_id for job in batch}
+        rooms = await rooms_in_turn(self.connection, tenants, self.quotas)
+        # What came before us is committed by now.
+        found = await _find(self.connection, batch)
+        new = [job for job in batch if job.id not in found]
+        refused = _refusals(new, rooms)
+        admitted = [job for job in new if job.id not in refused]
+        written = await self.write(admitted) if admitted else {}
+        return found | refused | written
+
+
+def _refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID, Answer]:
+    """The answers of those for which their tenant has no room beside the ones before them."""
+    refused: dict[UUID, Answer] = {}
+    for tenant_id, room in rooms.items():
+        own = [job for job in batch if job.tenant_id == tenant_id]
+        judged = judge(room.quotas, room.usage, map(_payload_bytes, own))
+        refused |= {
+            job.id: refusal for job, refusal in zip(own, judged, strict=True) if refusal is not None
+        }
+    return refused
+
+
+def _payload_bytes(job: NewJob) -> int:
+    # As PostgreSQL writes it, but for what it normalises.
+    return len(json.dumps(job.payload, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 async def find_answer(connection: Connection, job: NewJob) -> Answer | None:
@@ -228,17 +304,26 @@ RETURNING job_id
 """
 
 
-async def submit_alone(connection: Connection, job: NewJob, *, with_pointers: bool) -> Answer:
+class _TurnNeeded(TaskFlowError):
+    """The tenant is near a quota; what the transaction has written is to be undone."""
+
+
+async def submit_alone(
+    connection: Connection, job: NewJob, *, with_pointers: bool, quotas: Quotas = NO_QUOTAS
+) -> Answer:
     """Insert a job that has a `unique_key` or waits for others, in a transaction of its own.
 
     Raises:
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
     """
+    writing = _Writing(connection, with_pointers, quotas, in_turn=False)
     # A twin that ends between the conflict and the look at it leaves nothing to return: again.
     while True:
         try:
             async with connection.transaction():
-                return await _submit_alone(connection, job, with_pointers=with_pointers)
+                return await _submit_alone(writing, job)
+        except _TurnNeeded:
+            writing = replace(writing, in_turn=True)
         except asyncpg.UniqueViolationError:
             async with connection.transaction():
                 twin = await _answer_with_twin(connection, job)
@@ -248,13 +333,19 @@ async def submit_alone(connection: Connection, job: NewJob, *, with_pointers: bo
             return _refused(error)
 
 
-async def _submit_alone(connection: Connection, job: NewJob, *, with_pointers: bool) -> Answer:
+async def _submit_alone(writing: _Writing, job: NewJob) -> Answer:
+    connection = writing.connection
+    rooms: dict[UUID, Room] = {}
+    if writing.in_turn:
+        rooms = await rooms_in_turn(connection, [job.tenant_id], writing.quotas)
     known = (await _find(connection, [job])).get(job.id)
     if known is not None:
         return known
     twin = await _answer_with_twin(connection, job)
     if twin is not None:
         return twin
+    if refused := _refusals([job], rooms):
+        return refused[job.id]
     blocked = False
     if job.depends_on:
         rows = await connection.fetch(_LOCK_PARENTS, job.tenant_id, sorted(set(job.depends_on)))
@@ -268,11 +359,12 @@ async def _submit_alone(connection: Connection, job: NewJob, *, with_pointers: b
             " AND NOT has_dependents",
             list(states),
         )
-    rows = await connection.fetch(_SUBMIT, _as_json([job], blocked=blocked), with_pointers)
-    if rows:
-        return _accepted(rows[0])
-    # Another request with this key has committed since the first look.
-    return (await _find(connection, [job]))[job.id]
+    answers = await writing.write([job], blocked=blocked)
+    # Else another request with this key has committed since the first look.
+    answers = answers or await _find(connection, [job])
+    if not answers:
+        raise _TurnNeeded
+    return answers[job.id]
 
 
 def _parent_refusal(job: NewJob, states: dict[UUID, JobState]) -> InvalidContent | None:

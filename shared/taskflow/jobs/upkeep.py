@@ -19,6 +19,7 @@ from taskflow.jobs.losses import LOSSES_SPARED, count_losses
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority
 from taskflow.jobs.submission import KEY_LIFETIME
+from taskflow.jobs.usage import count_changes
 
 LOST_AGAIN_DELAY_SECONDS = 2
 """How long a job waits that loses one worker after another. It is to run again within 20 s."""
@@ -107,7 +108,8 @@ WITH orphaned AS MATERIALIZED (
     WHERE jobs.id = judged.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
               jobs.attempt, jobs.error, jobs.updated_at, jobs.pointer_at, judged.worker_id,
-              judged.started_at, judged.event, judged.loss, judged.has_dependents
+              judged.started_at, judged.event, judged.loss, judged.has_dependents,
+              jobs.payload_bytes
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
@@ -118,6 +120,8 @@ WITH orphaned AS MATERIALIZED (
     INSERT INTO job_attempts
         (job_id, number, tenant_id, worker_id, outcome, error, started_at, finished_at)
     SELECT id, attempt, tenant_id, worker_id, 'lost', loss, started_at, updated_at FROM rescued
+), usage AS (
+    {count_changes("rescued", source=f"'{JobState.RUNNING}'::job_state", target="state")}
 )
 SELECT id, state, type, queue, priority, attempt, worker_id, has_dependents, updated_at,
        pointer_at
@@ -179,12 +183,14 @@ WITH late AS MATERIALIZED (
     FROM late
     WHERE jobs.id = late.id
     RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error,
-              jobs.has_dependents, late.state AS source
+              jobs.has_dependents, late.state AS source, jobs.payload_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, detail)
     SELECT id, tenant_id, '{JobEvent.EXPIRE}', source, '{JobState.EXPIRED}', attempt,
            jsonb_build_object('error', error)
     FROM expired
+), usage AS (
+    {count_changes("expired", source="source", target="state")}
 )
 SELECT id, state, has_dependents FROM expired
 """

@@ -56,6 +56,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "UPDATE": "name revoked_at",
         },
         "audit_log": {"SELECT": "*", "INSERT": "*"},
+        "tenant_quotas": {"SELECT": "*"},
+        "tenant_usage": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "workers": {"SELECT": "*"},
         "job_types": {"SELECT": "*"},
         "tenants": {"INSERT": "*"},
@@ -75,8 +77,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
     },
     INTAKE: {
         "jobs": {
-            "SELECT": "created_at expires_at id max_attempts pointer_at queue run_at state"
-            " tenant_id timeout_seconds",
+            "SELECT": "created_at expires_at id max_attempts payload_bytes pointer_at queue run_at"
+            " state tenant_id timeout_seconds",
             "INSERT": "*",
         },
         "job_events": {"SELECT": "event job_id target", "INSERT": "*"},
@@ -85,6 +87,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "INSERT": "*",
             "UPDATE": "created_at deduplicated fingerprint job_id state",
         },
+        "tenant_quotas": {"SELECT": "*"},
+        "tenant_usage": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "alembic_version": {"SELECT": "*"},
     },
     API: {
@@ -106,8 +110,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         "jobs": {
             "SELECT": "*",
             "UPDATE": "attempt checkpoint claim_token error finished_at lease_expires_at pointer_at"
-            " progress_message progress_percent result result_object run_at started_at state"
-            " updated_at worker_id",
+            " progress_message progress_percent result result_bytes result_object run_at started_at"
+            " state updated_at worker_id",
         },
         "job_events": {"SELECT": "*", "INSERT": "*"},
         "job_attempts": {"SELECT": "*", "INSERT": "*"},
@@ -123,6 +127,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "INSERT": "*",
             "UPDATE": "description max_attempts queue schema timeout_seconds updated_at",
         },
+        "tenant_quotas": {"SELECT": "*"},
+        "tenant_usage": {"SELECT": "*", "INSERT": "*"},
         "alembic_version": {"SELECT": "*"},
     },
     SCHEDULER: {
@@ -139,6 +145,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         "workers": {"SELECT": "*", "DELETE": "*"},
         "job_types": {"SELECT": "*"},
         "tenants": {"SELECT": "*"},
+        "tenant_quotas": {"SELECT": "*"},
+        "tenant_usage": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "alembic_version": {"SELECT": "*"},
     },
 }
@@ -270,6 +278,9 @@ async def fill(jobs: Jobs) -> None:
         "INSERT INTO idempotency_keys (tenant_id, path, key, fingerprint, job_id, state)"
         " SELECT tenant_id, '/', 'k', 'f', id, state FROM jobs WHERE id = $1",
         job_id,
+    )
+    await jobs.connection.execute(
+        "INSERT INTO tenant_quotas (tenant_id) SELECT tenant_id FROM jobs WHERE id = $1", job_id
     )
     await make_key(jobs.connection)
     await make_user(jobs.connection)

@@ -369,6 +369,12 @@ PLANTS = [
         "UPDATE jobs SET state = 'blocked' WHERE id = $1",
         "all that it waits for is completed",
     ),
+    Plant(
+        "I17_use_is_counted",
+        "completed",
+        "INSERT INTO tenant_usage SELECT tenant_id, 1, 0, 0, 0 FROM jobs WHERE id = $1",
+        "are counted as",
+    ),
 ]
 
 

@@ -28,7 +28,14 @@ from taskflow_testing.jobs import new_job
 
 EXAMPLES, STEPS = 200, 50
 
-_TABLES = ("jobs", "job_events", "job_attempts", "idempotency_keys", "pending_erasures")
+_TABLES = (
+    "jobs",
+    "job_events",
+    "job_attempts",
+    "idempotency_keys",
+    "pending_erasures",
+    "tenant_usage",
+)
 _EMPTY = "; ".join(f"DELETE FROM {table}" for table in _TABLES)
 
 _ROWS = """

@@ -44,7 +44,7 @@ async def all_kinds(jobs: Jobs) -> dict[str, UUID]:
     connection = jobs.connection
     made = {
         "completed": await _ended(jobs, completed("null"), idempotency=idempotency("key")),
-        "in_object": await _ended(jobs, completed_in_object(RESULT_OBJECT)),
+        "in_object": await _ended(jobs, completed_in_object(RESULT_OBJECT, 70_000)),
         "failed": await _ended(jobs, permanent()),
         "used_up": await _ended(jobs, retryable(), max_attempts=1),
         "retrying": await _ended(jobs, retryable()),

@@ -116,6 +116,8 @@ async def _departure(request: Request) -> None:
             problems.BODY_TOO_LARGE,
             problems.UNSUPPORTED_MEDIA_TYPE,
             problems.INVALID_CONTENT,
+            problems.TOO_MANY_REQUESTS,
+            problems.QUOTA_EXCEEDED,
         ),
     },
     openapi_extra=json_body_doc(JobPatch),
@@ -151,6 +153,7 @@ async def change_job(
             resources.ring,
             if_version=versions,
             origin=origin_of(request, caller),
+            quotas=resources.quotas,
         )
     if pointed is not None:
         resources.relay.send([Dispatch(pointed)])

@@ -19,6 +19,14 @@ _PROBLEMS = problem_docs(
     problems.JOB_NOT_FOUND, problems.JOB_STATE_CONFLICT, problems.INVALID_CONTENT
 )
 
+_PROBLEMS_OF_RETRY = problem_docs(
+    problems.JOB_NOT_FOUND,
+    problems.JOB_STATE_CONFLICT,
+    problems.INVALID_CONTENT,
+    problems.TOO_MANY_REQUESTS,
+    problems.QUOTA_EXCEEDED,
+)
+
 
 @router.post(
     "/{job_id}/cancel",
@@ -53,7 +61,7 @@ async def cancel_job(
     operation_id="retry_job",
     summary="Run a job again that ended badly",
     response_description="It is queued, with a fresh budget of attempts.",
-    responses=_PROBLEMS,
+    responses=_PROBLEMS_OF_RETRY,
 )
 async def retry_job(
     request: Request, caller: JobWriter, resources: With, job_id: JobId
@@ -61,7 +69,11 @@ async def retry_job(
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await commands.retry(
-            connection, caller.tenant_id, job_id, origin=origin_of(request, caller)
+            connection,
+            caller.tenant_id,
+            job_id,
+            resources.quotas,
+            origin=origin_of(request, caller),
         )
     resources.relay.send([Dispatch(pointed)])
     return (await resources.documents.read(caller.tenant_id, job_id)).response(202)

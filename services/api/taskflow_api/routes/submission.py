@@ -56,6 +56,8 @@ _HEADERS = headers_doc(
             problems.UNKNOWN_JOB_TYPE,
             problems.IDEMPOTENCY_KEY_REUSED,
             problems.JOB_NOT_FOUND,
+            problems.TOO_MANY_REQUESTS,
+            problems.QUOTA_EXCEEDED,
         ),
     },
     openapi_extra=json_body_doc(JobRequest),

@@ -131,7 +131,7 @@ async def test_a_large_result_is_read_from_the_object_store(
     key = await ArtifactStore(store).put(
         claimed, "result-1.json", json.dumps(result).encode(), "application/json"
     )
-    await end(jobs, claimed, completed_in_object(key))
+    await end(jobs, claimed, completed_in_object(key, 100_000))
 
     job = await api.get(f"{JOBS}/{job_id}")
     assert job.json()["result"] == result

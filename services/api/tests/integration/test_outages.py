@@ -307,7 +307,7 @@ async def test_without_the_object_store_only_what_lies_there_is_a_503(
         connection,
         [
             (with_log.attempt, completed("1")),
-            (large.attempt, completed_in_object(key)),
+            (large.attempt, completed_in_object(key, 100_000)),
             (small.attempt, completed("2")),
         ],
     )

@@ -51,5 +51,5 @@ class LargeResults:
                     return run.failed(JobError("result_store_unavailable", message, retryable=True))
                 await asyncio.wait({run.stop.ordered}, timeout=pause)
             else:
-                return outcomes.completed_in_object(key)
+                return outcomes.completed_in_object(key, len(body))
         return run.outcome_of_stop(run.stop.reason)

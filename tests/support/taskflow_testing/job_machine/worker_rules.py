@@ -38,7 +38,7 @@ _BROKE = JobError("oops", "it broke", retryable=True)
 OUTCOMES = st.sampled_from(
     [
         completed("1"),
-        completed_in_object(f"artifacts/{TENANT}/result.json"),
+        completed_in_object(f"artifacts/{TENANT}/result.json", 70_000),
         Outcome(OutcomeKind.RETRYABLE, error=_BROKE),
         Outcome(OutcomeKind.RETRYABLE, error=_BROKE, delay_seconds=600.0),
         Outcome(OutcomeKind.RETRYABLE, error=_BROKE, delay_seconds=4000.0),

@@ -1,0 +1,127 @@
+"""Whether a tenant has room for more that waits, by its quotas and by what it uses.
+
+Near a quota who adds takes turns, tenant by tenant, so that what is judged is what is there; the
+turn ends with the transaction.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from taskflow.db.pool import Connection
+from taskflow.jobs.quotas import NEAR_BYTES, NEAR_JOBS, NEAR_SHARE, Quotas, Usage
+from taskflow.jobs.usage import SUMS, fold, usage_of
+
+NO_QUOTAS = Quotas()
+FOLD_AT = 2_000
+"""From how many rows on a tenant's count is folded by who adds to it; the scheduler, which does so
+all the time, is away then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A tenant's quotas, what it uses of them, and in how many rows that is counted."""
+
+    quotas: Quotas
+    usage: Usage
+    rows: int
+
+
+_TAKE_TURNS = """
+SELECT pg_advisory_xact_lock(hashtextextended('quota ' || tenant_id::text, 0))
+FROM unnest($1::uuid[]) AS asked (tenant_id)
+"""
+
+
+async def take_turns(connection: Connection, tenants: Collection[UUID]) -> None:
+    """Wait until nobody else who takes turns adds anything for these tenants.
+
+    Before any job's row is locked: who has the turn may wait for one.
+    """
+    await connection.execute(_TAKE_TURNS, sorted(tenants))
+
+
+_READ = f"""
+SELECT asked.tenant_id, used.*,
+       own.waiting_jobs AS most_jobs, own.payload_bytes AS most_bytes,
+       own.running_jobs AS most_running, own.result_bytes AS most_results
+FROM unnest($1::uuid[]) AS asked (tenant_id)
+LEFT JOIN tenant_quotas AS own USING (tenant_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS rows, {SUMS} FROM tenant_usage AS used
+    WHERE used.tenant_id = asked.tenant_id
+) AS used
+"""
+
+
+async def read_rooms(
+    connection: Connection, tenants: Collection[UUID], defaults: Quotas
+) -> dict[UUID, Room]:
+    """The room of each of these tenants at this moment."""
+    rows = await connection.fetch(_READ, list(tenants))
+    return {
+        row["tenant_id"]: Room(_quotas(row, defaults), usage_of(row), row["rows"]) for row in rows
+    }
+
+
+def _quotas(row: Any, defaults: Quotas) -> Quotas:
+    def own_or(own: int | None, default: int) -> int:
+        return default if own is None else own
+
+    return Quotas(
+        own_or(row["most_jobs"], defaults.waiting_jobs),
+        own_or(row["most_bytes"], defaults.payload_bytes),
+        own_or(row["most_running"], defaults.running_jobs),
+        own_or(row["most_results"], defaults.result_bytes),
+    )
+
+
+async def room_for_more(connection: Connection, tenant_id: UUID, defaults: Quotas) -> Room:
+    """A tenant's room, which near a quota nobody else takes until the transaction ends."""
+    room = (await read_rooms(connection, [tenant_id], defaults))[tenant_id]
+    if room.quotas.is_near(room.usage):
+        return (await rooms_in_turn(connection, [tenant_id], defaults))[tenant_id]
+    return room
+
+
+async def rooms_in_turn(
+    connection: Connection, tenants: Collection[UUID], defaults: Quotas
+) -> dict[UUID, Room]:
+    """The room of each of these tenants, which nobody else takes until the transaction ends."""
+    await take_turns(connection, tenants)
+    rooms = await read_rooms(connection, tenants, defaults)
+    if any(room.rows >= FOLD_AT for room in rooms.values()):
+        await fold(connection, fold_from=FOLD_AT)
+    return rooms
+
+
+def far_tenants(asked: str, *, jobs: str, payload_bytes: str, results: str) -> str:
+    """The SELECT of the tenants in the relation `asked` that need not take turns for what they ask.
+
+    `asked` has `tenant_id`, `jobs` and `payload_bytes`; the others are SQL for the default quotas.
+    Nor is it far to go if the count is in too many rows: whose turn it is folds them.
+    """
+
+    def is_far(column: str, default: str, used: str, least: int) -> str:
+        limit = f"coalesce(own.{column}, {default})"
+        margin = f"greatest({limit} / {NEAR_SHARE}, {least})"
+        return f"({limit} = 0 OR {used} + {margin} <= {limit})"
+
+    return f"""
+    SELECT asked.tenant_id FROM {asked} AS asked
+    LEFT JOIN tenant_quotas AS own ON own.tenant_id = asked.tenant_id
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows, {SUMS} FROM tenant_usage AS used
+        WHERE used.tenant_id = asked.tenant_id
+    ) AS used
+    WHERE used.rows < {FOLD_AT}
+      AND {is_far("waiting_jobs", jobs, "used.waiting_jobs + asked.jobs", NEAR_JOBS)}
+      AND {
+        is_far(
+            "payload_bytes", payload_bytes, "used.payload_bytes + asked.payload_bytes", NEAR_BYTES
+        )
+    }
+      AND (coalesce(own.result_bytes, {results}) = 0
+           OR used.result_bytes < coalesce(own.result_bytes, {results}))
+    """

@@ -1,0 +1,337 @@
+"""What tenants use is counted with every step, and nobody gets beyond a quota."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from taskflow.db.pool import Database, IntakeDatabase, TenantDatabase
+from taskflow.db.roles import DatabaseRole
+from taskflow.doctor import invariants
+from taskflow.errors import QuotaExceeded
+from taskflow.jobs import commands, patching
+from taskflow.jobs.finishing import finish
+from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.outcomes import completed
+from taskflow.jobs.quotas import NEAR_JOBS, Quotas, Usage
+from taskflow.jobs.room import FOLD_AT
+from taskflow.jobs.schemas import JobPatch
+from taskflow.jobs.submission import Answer, submit, submit_alone
+from taskflow.jobs.usage import fold, mend, read_usage
+from taskflow_testing.clients import open_pool
+from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
+
+OTHER = UUID("00000000-0000-7000-8000-00000000000b")
+HELLO = len('{"text": "hello"}')
+
+Submit = Callable[..., Coroutine[Any, Any, Answer]]
+
+
+async def used(jobs: Jobs, tenant_id: UUID = TENANT) -> Usage:
+    return (await read_usage(jobs.connection, [tenant_id]))[tenant_id]
+
+
+async def counted_wrongly(jobs: Jobs) -> list[str]:
+    invariant = invariants.load()["I17_use_is_counted"]
+    (finding,) = await invariants.run(jobs.connection, invariants=[invariant])
+    return [violation.problem for violation in finding.violations]
+
+
+@pytest.fixture
+async def intake(clean_database: str) -> AsyncIterator[IntakeDatabase]:
+    patient = {"statement_timeout_seconds": 10.0, "acquire_timeout_seconds": 10.0}
+    async with open_pool(clean_database, DatabaseRole.INTAKE, pool_size=8, **patient) as database:
+        yield IntakeDatabase(database)
+
+
+@pytest.fixture
+async def tenants(clean_database: str) -> AsyncIterator[TenantDatabase]:
+    patient = {"statement_timeout_seconds": 10.0, "acquire_timeout_seconds": 10.0}
+    async with open_pool(clean_database, DatabaseRole.TENANT, pool_size=8, **patient) as database:
+        yield TenantDatabase(database)
+
+
+@pytest.fixture
+def submit_one(intake: IntakeDatabase, tenants: TenantDatabase) -> Submit:
+    """Submits as the API does, under its roles."""
+
+    async def submit_it(job: NewJob, quotas: Quotas) -> Answer:
+        if job.needs_own_transaction:
+            async with tenants.connection(job.tenant_id) as connection:
+                return await submit_alone(connection, job, with_pointers=True, quotas=quotas)
+        async with intake.connection([job.tenant_id]) as connection:
+            (answer,) = await submit(connection, [job], with_pointers=True, quotas=quotas)
+            return answer
+
+    return submit_it
+
+
+async def test_every_step_is_counted(jobs: Jobs) -> None:
+    job_id = await jobs.submit()
+    assert await used(jobs) == Usage(1, HELLO)
+    (claimed,) = await jobs.claim(job_id)
+    assert await used(jobs) == Usage(running_jobs=1)
+    await finish(jobs.connection, [(claimed.attempt, completed('"Zürich"'))])  # type: ignore[union-attr]
+    assert await used(jobs) == Usage(result_bytes=9)
+    await commands.delete(jobs.connection, TENANT, job_id)
+    assert await used(jobs) == Usage()
+
+    waiting = await jobs.submit()
+    await patching.patch(
+        jobs.connection, TENANT, waiting, JobPatch(payload={"text": ""}), if_version=None
+    )
+    assert await used(jobs) == Usage(1, HELLO - 5)
+    await commands.cancel(jobs.connection, TENANT, waiting)
+    assert await used(jobs) == Usage()
+    await commands.retry(jobs.connection, TENANT, waiting)
+    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await used(jobs, OTHER) == Usage()
+    assert await counted_wrongly(jobs) == []
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_fifty_at_once_get_what_there_is(
+    jobs: Jobs, submit_one: Submit, *, alone: bool
+) -> None:
+    quotas = Quotas(waiting_jobs=20)
+    key = {"unique_key": "k"} if alone else {}
+    submissions = [new_job(**({"unique_key": f"k{number}"} if key else {})) for number in range(50)]
+
+    answers = await asyncio.gather(*(submit_one(job, quotas) for job in submissions))
+
+    refused = [answer for answer in answers if isinstance(answer, QuotaExceeded)]
+    assert len(refused) == 30
+    assert {(each.quota, each.limit, each.use) for each in refused} == {("waiting_jobs", 20, 20)}
+    assert (await used(jobs)).waiting_jobs == 20
+    assert await jobs.connection.fetchval("SELECT count(*) FROM jobs") == 20
+    assert await jobs.connection.fetchval("SELECT count(*) FROM job_events") == 20
+    assert await counted_wrongly(jobs) == []
+
+
+async def test_bytes_of_payloads_are_limited(jobs: Jobs, submit_one: Submit) -> None:
+    quotas = Quotas(payload_bytes=3 * HELLO)
+    answers = await asyncio.gather(*(submit_one(new_job(), quotas) for _ in range(10)))
+    assert len([each for each in answers if isinstance(each, Submission)]) == 3
+    # A smaller one may still fit, and here none does.
+    refused = await submit_one(new_job(payload={}), quotas)
+    assert isinstance(refused, QuotaExceeded)
+    assert (refused.quota, refused.use) == ("payload_bytes", 3 * HELLO)
+
+
+async def test_results_that_are_kept_are_limited(jobs: Jobs, submit_one: Submit) -> None:
+    claimed = await jobs.start()
+    await finish(jobs.connection, [(claimed.attempt, completed('"0123456789"'))])
+
+    refused = await submit_one(new_job(), Quotas(result_bytes=12))
+
+    assert isinstance(refused, QuotaExceeded)
+    assert refused.quota == "result_bytes"
+    await commands.delete(jobs.connection, TENANT, claimed.attempt.job_id)
+    assert isinstance(await submit_one(new_job(), Quotas(result_bytes=12)), Submission)
+
+
+@pytest.mark.parametrize("changes", [{}, {"unique_key": "k"}])
+async def test_a_replay_is_never_refused(
+    jobs: Jobs, submit_one: Submit, changes: dict[str, Any]
+) -> None:
+    quotas = Quotas(waiting_jobs=1)
+    first = new_job(idempotency=idempotency("key"), **changes)
+    accepted = await submit_one(first, quotas)
+    assert isinstance(accepted, Submission)
+
+    replayed = await submit_one(new_job(idempotency=idempotency("key"), **changes), quotas)
+    assert isinstance(replayed, Submission)
+    assert (replayed.kind, replayed.job_id) == (SubmissionKind.REPLAYED, first.id)
+    # Nor is a commit whose answer was lost.
+    again = await submit_one(first, quotas)
+    assert isinstance(again, Submission)
+    assert (again.kind, again.job_id) == (SubmissionKind.ACCEPTED, first.id)
+    assert isinstance(await submit_one(new_job(), quotas), QuotaExceeded)
+    assert (await used(jobs)).waiting_jobs == 1
+
+
+async def test_a_live_twin_is_never_refused(submit_one: Submit) -> None:
+    quotas = Quotas(waiting_jobs=1)
+    first = new_job(unique_key="k")
+    await submit_one(first, quotas)
+    twin = await submit_one(new_job(unique_key="k"), quotas)
+    assert isinstance(twin, Submission)
+    assert (twin.kind, twin.job_id) == (SubmissionKind.DEDUPLICATED, first.id)
+
+
+async def test_a_refused_key_is_free(submit_one: Submit, jobs: Jobs) -> None:
+    quotas = Quotas(waiting_jobs=1)
+    blocking = new_job()
+    await submit_one(blocking, quotas)
+    assert isinstance(
+        await submit_one(new_job(idempotency=idempotency("key")), quotas), QuotaExceeded
+    )
+    assert await jobs.connection.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    await commands.cancel(jobs.connection, TENANT, blocking.id)
+    accepted = await submit_one(new_job(idempotency=idempotency("key")), quotas)
+    assert isinstance(accepted, Submission)
+    assert accepted.kind is SubmissionKind.ACCEPTED
+
+
+async def test_a_batch_is_judged_tenant_by_tenant_and_job_by_job(
+    intake: IntakeDatabase, jobs: Jobs
+) -> None:
+    known = new_job(idempotency=idempotency("known"))
+    await submit(jobs.connection, [known], with_pointers=True)
+    batch = [
+        new_job(),
+        new_job(idempotency=idempotency("known")),
+        new_job(tenant_id=OTHER),
+        new_job(),
+        new_job(idempotency=idempotency("new")),
+        new_job(idempotency=idempotency("new")),
+        new_job(payload={"text": "\x00"}),
+        new_job(),
+    ]
+    async with intake.connection([TENANT, OTHER]) as connection:
+        answers = await submit(connection, batch, with_pointers=True, quotas=Quotas(waiting_jobs=4))
+    kinds = [
+        answer.kind.value if isinstance(answer, Submission) else type(answer).__name__
+        for answer in answers
+    ]
+    assert kinds == [
+        "accepted",
+        "replayed",
+        "accepted",
+        "accepted",
+        "accepted",
+        "replayed",
+        "InvalidContent",
+        "QuotaExceeded",
+    ]
+    assert await used(jobs) == Usage(4, 4 * HELLO)
+    assert await counted_wrongly(jobs) == []
+
+
+async def test_a_tenants_own_quota_stands_in_place_of_the_default(
+    jobs: Jobs, submit_one: Submit
+) -> None:
+    await jobs.connection.execute(
+        "INSERT INTO tenant_quotas (tenant_id, waiting_jobs) VALUES ($1, 2), ($2, 0)", TENANT, OTHER
+    )
+    defaults = Quotas(waiting_jobs=1)
+    own = [await submit_one(new_job(), defaults) for _ in range(3)]
+    others = [await submit_one(new_job(tenant_id=OTHER), defaults) for _ in range(3)]
+    assert [isinstance(each, Submission) for each in own] == [True, True, False]
+    assert all(isinstance(each, Submission) for each in others)
+
+
+async def test_who_is_far_from_the_quota_waits_for_nobody(
+    jobs: Jobs, submit_one: Submit, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    """Somebody else's submission is not committed, and has taken its turn."""
+    holder = await connect()
+    async with holder.transaction():
+        await submit(
+            holder, [new_job()], with_pointers=True, quotas=Quotas(waiting_jobs=NEAR_JOBS * 2)
+        )
+        await holder.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('quota ' || $1::text, 0))", str(TENANT)
+        )
+        far = submit_one(new_job(), Quotas(waiting_jobs=NEAR_JOBS * 2))
+        assert isinstance(await asyncio.wait_for(far, 5), Submission)
+        near = asyncio.create_task(submit_one(new_job(), Quotas(waiting_jobs=3)))
+        await asyncio.wait({near}, timeout=0.2)
+        assert not near.done()
+    assert isinstance(await near, Submission)
+    assert (await used(jobs)).waiting_jobs == 3
+
+
+async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: TenantDatabase) -> None:
+    ended, waiting = await jobs.submit(), await jobs.submit()
+    await commands.cancel(jobs.connection, TENANT, ended)
+    one = Quotas(waiting_jobs=1)
+    async with tenants.connection(TENANT) as connection:
+        with pytest.raises(QuotaExceeded):
+            await commands.retry(connection, TENANT, ended, one)
+        with pytest.raises(QuotaExceeded):
+            await patching.patch(
+                connection,
+                TENANT,
+                waiting,
+                JobPatch(payload={"text": "more than hello"}),
+                if_version=None,
+                quotas=Quotas(payload_bytes=HELLO),
+            )
+        await patching.patch(
+            connection,
+            TENANT,
+            waiting,
+            JobPatch(payload={}),
+            if_version=None,
+            quotas=Quotas(payload_bytes=HELLO),
+        )
+        assert await jobs.state(ended) == "cancelled"
+        await commands.retry(connection, TENANT, ended, Quotas(waiting_jobs=2))
+    assert await used(jobs) == Usage(2, HELLO + 2)
+
+
+async def test_folding_keeps_the_sums(jobs: Jobs, database: Database) -> None:
+    for _ in range(5):
+        await jobs.submit()
+    await jobs.submit(tenant_id=OTHER)
+    before = await used(jobs)
+
+    assert await fold(jobs.connection, fold_from=3) == 5
+
+    assert await used(jobs) == before
+    assert await jobs.connection.fetchval("SELECT count(*) FROM tenant_usage") == 2
+    assert await fold(jobs.connection, fold_from=3) == 0
+
+
+async def test_folding_beside_others_loses_nothing(
+    jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    async def submit_some() -> None:
+        mine = Jobs(await connect())
+        for _ in range(20):
+            await mine.submit()
+
+    async def fold_often() -> None:
+        connection = await connect()
+        for _ in range(30):
+            await fold(connection, fold_from=2)
+
+    await asyncio.gather(*(submit_some() for _ in range(3)), *(fold_often() for _ in range(3)))
+
+    assert (await used(jobs)).waiting_jobs == 60
+    assert await counted_wrongly(jobs) == []
+
+
+async def test_a_count_in_too_many_rows_is_folded_by_who_submits(
+    jobs: Jobs, submit_one: Submit
+) -> None:
+    await jobs.connection.execute(
+        "INSERT INTO tenant_usage SELECT $1, n % 2 * 2 - 1, 0, 0, 0 FROM generate_series(1, $2) n",
+        TENANT,
+        FOLD_AT,
+    )
+    assert isinstance(await submit_one(new_job(), Quotas(waiting_jobs=10**6)), Submission)
+    assert await used(jobs) == Usage(1, HELLO)
+    assert await jobs.connection.fetchval("SELECT count(*) FROM tenant_usage") == 2
+
+
+async def test_drift_is_found_and_mended(jobs: Jobs) -> None:
+    await jobs.submit()
+    stray = uuid4()
+    await jobs.connection.execute(
+        "INSERT INTO tenant_usage VALUES ($1, 5, -7, 1, 0), ($2, 0, 0, 0, 3)", TENANT, stray
+    )
+    assert len(await counted_wrongly(jobs)) == 2
+
+    assert await mend(jobs.connection) == {
+        TENANT: Usage(-5, 7, -1, 0),
+        stray: Usage(result_bytes=-3),
+    }
+
+    assert await counted_wrongly(jobs) == []
+    assert await used(jobs) == Usage(1, HELLO)
+    assert await mend(jobs.connection) == {}

@@ -1,0 +1,68 @@
+"""The arithmetic of quotas, without a server."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskflow.errors import QuotaExceeded
+from taskflow.jobs.quotas import NEAR_JOBS, Quotas, Usage, judge, moved
+from taskflow.jobs.states import LIVE, TRANSITIONS, WAITING, JobState
+
+STEPS = [
+    (source, target)
+    for transition in TRANSITIONS.values()
+    for source in transition.sources or {None}
+    for target in transition.targets
+]
+SIZES = st.integers(0, 300)
+LIMITS = st.integers(0, 1000)
+USAGES = st.builds(Usage, *(st.integers(0, 1000) for _ in range(4)))
+QUOTAS = st.builds(Quotas, LIMITS, LIMITS, LIMITS, LIMITS)
+
+
+@given(st.data(), SIZES)
+def test_the_steps_of_a_life_add_up_to_where_it_stands(data: st.DataObject, size: int) -> None:
+    """Whichever way a job takes, what is counted for it is what it is now."""
+    total, state = Usage(), None
+    for _ in range(data.draw(st.integers(1, 20))):
+        _, target = data.draw(st.sampled_from([step for step in STEPS if step[0] == state]))
+        total += moved(state, target, size)
+        state = target
+        waits, runs = state in WAITING, state is JobState.RUNNING
+        assert total == Usage(int(waits), size * waits, int(runs))
+        assert bool(total) == (state in LIVE)
+        if not any(step[0] == state for step in STEPS):
+            break
+
+
+@given(QUOTAS, USAGES, st.lists(SIZES, max_size=30))
+def test_what_is_let_in_is_never_beyond_a_quota(
+    quotas: Quotas, usage: Usage, sizes: list[int]
+) -> None:
+    for size, refusal in zip(sizes, judge(quotas, usage, sizes), strict=True):
+        if refusal is None:
+            usage += Usage(1, size)
+            assert usage.waiting_jobs <= (quotas.waiting_jobs or usage.waiting_jobs)
+            assert usage.payload_bytes <= (quotas.payload_bytes or usage.payload_bytes)
+            assert not 0 < quotas.result_bytes <= usage.result_bytes
+        else:
+            _names_what_is_full(refusal, quotas, usage, size)
+
+
+def _names_what_is_full(refusal: QuotaExceeded, quotas: Quotas, usage: Usage, size: int) -> None:
+    """Nobody is refused who has room."""
+    assert refusal.limit == getattr(quotas, refusal.quota) > 0
+    assert refusal.use == getattr(usage, refusal.quota)
+    wanted = {"waiting_jobs": 1, "payload_bytes": size, "result_bytes": 1}[refusal.quota]
+    assert refusal.use + wanted > refusal.limit
+
+
+@given(st.integers(1, 100_000), st.integers(0, 200_000))
+def test_who_is_not_near_has_room_for_what_is_on_its_way(limit: int, waiting: int) -> None:
+    quotas, usage = Quotas(waiting_jobs=limit), Usage(waiting_jobs=waiting)
+    if not quotas.is_near(usage):
+        assert quotas.refusal(usage, 0, jobs=max(NEAR_JOBS, limit // 10)) is None
+
+
+@given(USAGES, st.lists(SIZES, max_size=5))
+def test_without_quotas_there_is_room_for_all(usage: Usage, sizes: list[int]) -> None:
+    assert judge(Quotas(), usage, sizes) == [None] * len(sizes)
