@@ -112,9 +112,11 @@ def make_indexes() -> None:
     op.create_index(
         "ix_jobs_turn",
         "jobs",
-        ["queue", "priority", "tenant_id", "pointer_at"],
+        ["queue", "priority", sa.text("uuid_send(tenant_id)"), "pointer_at"],
         unique=False,
-        postgresql_where=sa.text(f"pointer_at < 'infinity' AND state IN {DISPATCHABLE}"),
+        postgresql_where=sa.text(
+            f"CASE WHEN state IN {DISPATCHABLE} THEN pointer_at END < 'infinity'"
+        ),
     )
     op.drop_index("ix_jobs_undispatched_lane", table_name="jobs")
     make_undispatched_lane("-infinity")

@@ -11,6 +11,7 @@ from taskflow.batching import Batcher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.finishing import Recorded, Stale, finish
+from taskflow.jobs.holding import release
 from taskflow.jobs.outcomes import Attempt, JobError, Outcome, OutcomeKind
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import DISPATCHABLE, JobState
@@ -43,9 +44,11 @@ class Recorder:
     While PostgreSQL is away outcomes wait in memory; the slots of their jobs bound them.
     """
 
-    def __init__(self, database: Database, relay: Relay) -> None:
+    def __init__(self, database: Database, relay: Relay, *, running_quota: int = 0) -> None:
+        """`running_quota`: how many jobs of a tenant run at once, if it has no quota of its own."""
         self._database = database
         self._relay = relay
+        self._running_quota = running_quota
         self._batcher: Batcher[Finished, Verdict | _Unrecorded] = Batcher(
             self._write, max_items=MAX_BATCH, max_waiting=1_000_000
         )
@@ -92,7 +95,27 @@ class Recorder:
                     for (_, outcome), verdict in zip(finished, verdicts, strict=True)
                     if (sending := _what_follows(outcome, verdict)) is not None
                 )
+                await self._release_others(verdicts)
                 return verdicts
+
+    async def _release_others(self, verdicts: Sequence[Verdict | _Unrecorded]) -> None:
+        """Let jobs start that these have kept waiting; if it fails the scheduler does it."""
+        tenants = {
+            verdict.tenant_id
+            for verdict in verdicts
+            if isinstance(verdict, Recorded) and verdict.tenant_is_held
+        }
+        if not tenants:
+            return
+        try:
+            async with self._database.connection() as connection:
+                for tenant_id in tenants:
+                    released = await release(
+                        connection, running_quota=self._running_quota, tenant_id=tenant_id
+                    )
+                    self._relay.send(Dispatch(pointer) for pointer in released)
+        except _UNREACHABLE as error:
+            log.warning("held_not_released", error=str(error) or type(error).__name__)
 
     async def _finish(self, finished: Sequence[Finished]) -> list[Verdict | _Unrecorded]:
         """Halve a batch that fails, until the one outcome that does it stands alone."""

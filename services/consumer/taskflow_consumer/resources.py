@@ -119,10 +119,10 @@ def _log_spool(settings: ConsumerSettings, worker_id: UUID) -> LogSpool | None:
 
 @contextlib.asynccontextmanager
 async def recorder(
-    database: Database, relay: Relay, last_words: LastWords
+    database: Database, relay: Relay, last_words: LastWords, *, running_quota: int
 ) -> AsyncIterator[Recorder]:
     """What writes outcomes down; leaving it waits for the last ones."""
-    recorder = Recorder(database, relay)
+    recorder = Recorder(database, relay, running_quota=running_quota)
     try:
         yield recorder
     finally:

@@ -25,7 +25,8 @@ from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
-from taskflow.jobs.attempts import ClaimedJob, Later, Verdict, claim
+from taskflow.jobs.attempts import ClaimedJob, Later, Verdict
+from taskflow.jobs.fair_claim import Claim, Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
@@ -71,6 +72,8 @@ class Claimer:
     job_types: Sequence[str]
     lease_seconds: float
     key_ids: Sequence[str] = ()
+    running_quota: int = 0
+    """How many jobs of a tenant run at once, where its own quota doesn't say; 0: any number."""
 
 
 class Subscriber:
@@ -237,14 +240,15 @@ class Subscriber:
             for consumer, deliveries in batch
             for item in await self._read(consumer, deliveries)
         ]
-        verdicts = await self._claim([item.pointer.job_id for item in taken])
-        claimed = [verdict for verdict in verdicts if isinstance(verdict, ClaimedJob)]
+        answer = await self._claim([item.pointer.job_id for item in taken])
+        claimed = [verdict for verdict in answer.verdicts if isinstance(verdict, ClaimedJob)]
         # Before anything else: their leases run, whatever becomes of the broker.
-        for job in claimed:
+        for job in (*claimed, *answer.instead):
             self._executor.start(job)
         self._note_watermarks(taken, claimed)
-        _report_missing_keys(verdicts)
-        await asyncio.gather(*(self._send_on(later) for later in _early(taken, verdicts)))
+        _report_missing_keys(answer.verdicts)
+        early = _early(taken, answer.verdicts)
+        await asyncio.gather(*(self._send_on(later) for later in early))
         for consumer, deliveries in batch:
             await consumer.acknowledge_through(deliveries[-1])
 
@@ -265,30 +269,29 @@ class Subscriber:
         message = Message(delivery.body, headers=headers)
         await self._publisher.publish_dead(message, lane.key, reason)
 
-    async def _claim(self, job_ids: list[UUID]) -> list[Verdict]:
+    async def _claim(self, job_ids: list[UUID]) -> Claimed:
         """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
         unique = list(dict.fromkeys(job_ids))
-        token = uuid7()
+        by = Claim(
+            self._claimer.worker_id,
+            uuid7(),
+            self._claimer.lease_seconds,
+            self._claimer.job_types,
+            self._claimer.running_quota,
+        )
+        saturated = len(unique) >= self._executor.free
         failures = 0
         while True:
             try:
                 async with self._database.connection() as connection:
-                    verdicts = await claim(
-                        connection,
-                        unique,
-                        worker_id=self._claimer.worker_id,
-                        claim_token=token,
-                        lease_seconds=self._claimer.lease_seconds,
-                        job_types=self._claimer.job_types,
-                        key_ids=self._claimer.key_ids,
-                    )
+                    claimed = await claim_fairly(connection, unique, by, saturated=saturated)
             except _DATABASE_AWAY as error:
                 failures += 1
                 log.warning("claim_waits", failures=failures, error=str(error))
                 await asyncio.sleep(pause_seconds(failures))
             else:
-                log.debug("claimed", asked=len(unique), got=len(verdicts))
-                return verdicts
+                log.debug("claimed", asked=len(unique), instead=len(claimed.instead))
+                return claimed
 
     async def _send_on(self, later: Later) -> None:
         """To the next rung, and wait for the confirm: acknowledged before it, it could be lost."""
@@ -335,12 +338,15 @@ def _report_missing_keys(verdicts: Iterable[Verdict]) -> None:
 def _early(taken: Iterable[_Taken], verdicts: Iterable[Verdict]) -> list[Later]:
     """What to send on: the jobs that came too early by their newest pointer.
 
-    An older one has been replaced, and would circle on the ladder beside the one that replaced it.
+    An older one has been replaced, and would circle on the ladder beside the one that replaced it,
+    unless the claim has just replaced it itself.
     """
     early = {later.pointer.job_id: later for later in verdicts if isinstance(later, Later)}
     current = set()
     for item in taken:
         later, stamp = early.get(item.pointer.job_id), item.pointer.pointer_at
-        if later and (stamp is None or stamp >= later.pointer.pointer_at - STAMP_ROUNDING):
+        if later and (
+            later.is_new or stamp is None or stamp >= later.pointer.pointer_at - STAMP_ROUNDING
+        ):
             current.add(item.pointer.job_id)
     return [early[job_id] for job_id in current]

@@ -72,7 +72,13 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
         relay=relay,
         database=database,
         executor=executor,
-        claimer=Claimer(me.worker_id, me.job_types, settings.lease_seconds, premises.ring.key_ids),
+        claimer=Claimer(
+            me.worker_id,
+            me.job_types,
+            settings.lease_seconds,
+            premises.ring.key_ids,
+            settings.quota_running_jobs,
+        ),
         lanes=me.lanes,
         on_watermark=heartbeat.claimed,
     )
@@ -92,7 +98,11 @@ async def _build_executor(
     await stack.enter_async_context(resources.beating(heartbeat))
     return Executor(
         premises.registry,
-        recorder=await stack.enter_async_context(resources.recorder(database, relay, last_words)),
+        recorder=await stack.enter_async_context(
+            resources.recorder(
+                database, relay, last_words, running_quota=settings.quota_running_jobs
+            )
+        ),
         leases=heartbeat,
         log_shipper=log_shipper,
         artifacts=ArtifactStore(object_store),

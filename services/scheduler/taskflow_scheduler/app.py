@@ -16,11 +16,13 @@ from taskflow.relay import Relay
 from taskflow.settings import SchedulerSettings
 from taskflow_scheduler.lane_depths import LaneDepths
 from taskflow_scheduler.leadership import Leadership
+from taskflow_scheduler.loops.counts import FoldCounts, MendCounts
 from taskflow_scheduler.loops.dispatch import DispatchDue
 from taskflow_scheduler.loops.erasure import EraseObjects
 from taskflow_scheduler.loops.expiry import ExpireJobs
 from taskflow_scheduler.loops.lanes import KeepLanes
 from taskflow_scheduler.loops.lost_pointers import RepublishLost
+from taskflow_scheduler.loops.release import ReleaseHeld
 from taskflow_scheduler.loops.rescue import RescueOrphans
 from taskflow_scheduler.loops.retention import PruneRecords
 from taskflow_scheduler.loops.topology import KeepTopology
@@ -33,6 +35,8 @@ STOP_SECONDS = 10.0
 
 RETENTION_EVERY_SECONDS = 60.0
 TOPOLOGY_EVERY_SECONDS = 10.0
+FOLD_EVERY_SECONDS = 2.0
+MEND_EVERY_SECONDS = 600.0
 RESCUES_PER_HEARTBEAT = 10
 """How often leases are looked at: what an orphan waits for beyond the end of its lease."""
 LOOKS_PER_EMPTINESS = 15
@@ -103,11 +107,13 @@ def _loops(
     unclaimed = RepeatPointers(database, relay, LaneDepths(broker))
     rescue = RescueOrphans(database, relay, unclaimed, heartbeat_seconds=settings.heartbeat_seconds)
     lanes = KeepLanes(database, broker, lost_after_seconds=settings.worker_lost_after_seconds)
+    release = ReleaseHeld(database, relay, running_quota=settings.quota_running_jobs)
     expiry = ExpireJobs(database)
     erasure = EraseObjects(database, object_store)
     retention = PruneRecords(database)
     rounds = (
         ("dispatch", dispatch.round, tick),
+        ("release", release.round, tick),
         ("unrouted", unrouted.round, tick),
         ("topology", KeepTopology(broker).round, TOPOLOGY_EVERY_SECONDS),
         ("lanes", lanes.round, tick),
@@ -116,6 +122,8 @@ def _loops(
         ("expiry", expiry.round, tick),
         ("erasure", erasure.round, tick),
         ("retention", retention.round, RETENTION_EVERY_SECONDS),
+        ("fold_counts", FoldCounts(database).round, FOLD_EVERY_SECONDS),
+        ("mend_counts", MendCounts(database).round, MEND_EVERY_SECONDS),
     )
 
     def leads() -> bool:

@@ -192,14 +192,16 @@ jobs = Table(
         "run_at",
         postgresql_where=text(f"pointer_at = 'infinity' AND {_in_states(DISPATCHABLE)}"),
     ),
-    # For whose turn it is in a lane.
+    # For whose turn it is in a lane. Only `attempts` and `fair_claim` say it so.
     Index(
         "ix_jobs_turn",
         "queue",
         "priority",
-        "tenant_id",
+        text("uuid_send(tenant_id)"),
         "pointer_at",
-        postgresql_where=text(f"pointer_at < 'infinity' AND {_in_states(DISPATCHABLE)}"),
+        postgresql_where=text(
+            f"CASE WHEN {_in_states(DISPATCHABLE)} THEN pointer_at END < 'infinity'"
+        ),
     ),
     Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_worker", "worker_id", postgresql_where=text("state = 'running'")),

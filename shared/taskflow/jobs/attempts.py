@@ -12,12 +12,13 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.guards import from_states
+from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import JobEvent, Priority
+from taskflow.jobs.states import DISPATCHABLE, JobEvent, Priority
+from taskflow.jobs.usage import count_changes
 from taskflow.sealed_form import json_sealed_by, sealed_by_sql
 
 NOT_OURS_DELAY_SECONDS = 5.0
@@ -63,11 +64,13 @@ class Later:
     """The pointer came before its time, or to who can't run its job: to a rung of the ladder.
 
     `missing_key`: what the job holds is sealed with this key, which the worker doesn't have.
+    `is_new`: it has a stamp of its own, and goes whichever older pointer it stands for.
     """
 
     pointer: Pointer
     delay_seconds: float
     missing_key: str | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,59 @@ class Gone:
     job_id: UUID
 
 
-Verdict = ClaimedJob | Later | Gone
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """It may run unless it has to give way to others, or to a quota: `fair_claim` judges that."""
+
+    job_id: UUID
+
+
+Verdict = ClaimedJob | Later | Gone | Undecided
+
+HAS_POINTER = (
+    f"CASE WHEN state IN {state_list(DISPATCHABLE)} THEN pointer_at END < 'infinity'::timestamptz"
+)
+TENANT_IN_TURN = "uuid_send(tenant_id)"
+"""Both as `ix_jobs_turn` has them, and no other index: by those all of a lane would be read, or all
+that a tenant ever had."""
+
+# The first tenant and the last one: two probes, however many jobs wait. Below a policy what the
+# columns are equal to counts for no order, so that all of them have to be named.
+_TENANTS = f"""
+    SELECT tenant_id FROM jobs AS waiting
+    WHERE waiting.queue = lane.queue AND waiting.priority = lane.priority AND {HAS_POINTER}
+    ORDER BY"""
+_FIRST_TENANT = f"{_TENANTS} queue, priority, {TENANT_IN_TURN} LIMIT 1"
+_LAST_TENANT = f"{_TENANTS} queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"
+
+
+def is_openable(jobs: str, key_ids: str) -> str:
+    """Whether a worker has the keys to what a job holds; `key_ids` as `openable` gives them."""
+    return " AND ".join(
+        f"coalesce({sealed_by_sql(f'{jobs}.{column}')}, '') = ANY({key_ids}::text[])"
+        for column in ("payload", "checkpoint")
+    )
+
+
+def openable(key_ids: Sequence[str]) -> list[str]:
+    """By which keys a job may be sealed; what isn't counts as sealed with ""."""
+    return ["", *key_ids]
+
 
 _CLAIM = f"""
 WITH locked AS MATERIALIZED (
     SELECT * FROM jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
+), limited AS MATERIALIZED (
+    SELECT tenant_id FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
+    LEFT JOIN tenant_quotas AS own USING (tenant_id)
+    WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND $7 IS NOT NULL
+), contended AS MATERIALIZED (
+    SELECT queue, priority FROM (SELECT DISTINCT queue, priority FROM locked WHERE $8) AS lane
+    WHERE ({_FIRST_TENANT}) <> ({_LAST_TENANT})
+), undecided AS MATERIALIZED (
+    SELECT id FROM locked
+    WHERE tenant_id IN (SELECT tenant_id FROM limited)
+       OR (queue, priority) IN (SELECT queue, priority FROM contended)
 ), claimed AS (
     UPDATE jobs
     SET state = 'running',
@@ -101,16 +152,19 @@ WITH locked AS MATERIALIZED (
       AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp())
       AND locked.attempt < locked.attempt_limit
       AND locked.type = ANY($5::text[])
-      AND coalesce({sealed_by_sql("locked.payload")}, '') = ANY($6::text[])
-      AND coalesce({sealed_by_sql("locked.checkpoint")}, '') = ANY($6::text[])
-    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at
+      AND {is_openable("locked", "$6")}
+      AND locked.id NOT IN (SELECT id FROM undecided)
+    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at,
+              jobs.payload_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
     SELECT id, tenant_id, 'claim', source, 'running', attempt, $2 FROM claimed
+), usage AS (
+    {count_changes("claimed", source="source", target="'running'::job_state")}
 )
 SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, locked.payload,
        locked.checkpoint, locked.timeout_seconds, locked.max_attempts, locked.attempt_limit,
-       locked.created_at, locked.pointer_at,
+       locked.created_at, locked.pointer_at, locked.pointer_at < 'infinity' AS has_pointer,
        coalesce(claimed.attempt, locked.attempt) AS attempt,
        CASE WHEN locked.attempt = 0 THEN 0 ELSE {count_losses("locked")} END AS losses,
        coalesce(claimed.started_at, locked.started_at) AS started_at,
@@ -118,6 +172,8 @@ SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, 
        claimed.id IS NOT NULL OR (locked.state = 'running' AND locked.claim_token = $3) AS runs,
        locked.state IN {from_states(JobEvent.CLAIM)}
            AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp()) AS waits,
+       locked.type = ANY($5::text[]) AND {is_openable("locked", "$6")}
+           AND locked.id IN (SELECT id FROM undecided) AS is_undecided,
        extract(epoch FROM locked.run_at - clock_timestamp())::float8 AS seconds_to_run_at,
        extract(epoch FROM clock_timestamp() - greatest(locked.updated_at, locked.run_at))::float8
            AS seconds_waited
@@ -134,18 +190,29 @@ async def claim(
     lease_seconds: float,
     job_types: Sequence[str],
     key_ids: Sequence[str] = (),
+    running_quota: int | None = None,
+    saturated: bool = False,
 ) -> list[Verdict]:
     """Take what of `job_ids` may run now: a verdict for each, in their order.
 
     What is sealed with none of `key_ids` is left for others, like a type that isn't known.
+    `running_quota` is that of tenants that have none of their own (0: any number); those that have
+    one stay undecided. None: whatever quotas say. `saturated`: no more than these can run, so what
+    shares its lane with other tenants' jobs stays undecided.
 
     After an error whose outcome is unknown the same call with the same `claim_token` finds again
     what the first one took.
     """
-    # What isn't sealed counts as sealed with "".
-    openable = ["", *key_ids]
     rows = await connection.fetch(
-        _CLAIM, job_ids, worker_id, claim_token, lease_seconds, job_types, openable
+        _CLAIM,
+        job_ids,
+        worker_id,
+        claim_token,
+        lease_seconds,
+        job_types,
+        openable(key_ids),
+        running_quota,
+        saturated,
     )
     verdicts = {row["id"]: _verdict(row, worker_id, key_ids) for row in rows}
     return [verdicts.get(job_id, Gone(job_id)) for job_id in job_ids]
@@ -168,9 +235,11 @@ def _verdict(row: Any, worker_id: UUID, key_ids: Sequence[str]) -> Verdict:
             started_at=row["started_at"],
             losses=row["losses"],
         )
-    # Without a stamp the scheduler will publish the job itself; this pointer can go.
-    if row["waits"] and row["pointer_at"] is not None:
-        early = row["seconds_to_run_at"]
+    early = row["seconds_to_run_at"]
+    if row["waits"] and row["is_undecided"] and early <= 0:
+        return Undecided(row["id"])
+    # Without a stamp, or held, the scheduler will publish the job itself; this pointer can go.
+    if row["waits"] and row["has_pointer"]:
         delay = early if early > 0 else _not_ours_delay(row["seconds_waited"])
         pointer = Pointer(row["id"], lane, row["type"], row["pointer_at"])
         return Later(pointer, delay, None if early > 0 else _missing_key(row, key_ids))

@@ -58,7 +58,7 @@ WITH due AS MATERIALIZED (
 ){_STAMP}"""
 
 # The same, as `ix_jobs_undispatched_lane` has it, so that this index alone can be used.
-_UNDISPATCHED_IN_LANE = f"coalesce(pointer_at, 'infinity') = 'infinity' AND state IN {_STATES}"
+_UNDISPATCHED_IN_LANE = f"coalesce(pointer_at, '-infinity') = '-infinity' AND state IN {_STATES}"
 
 # A lane that is left aside may hold the million that are the longest due. So each other lane is
 # asked for its own: by a loose index scan, one probe for each lane and no more rows than a slice.
@@ -196,7 +196,8 @@ async def restamp(connection: Connection, unclaimed: Sequence[Pointer]) -> list[
 
 FIND_COMMITTED = f"""
 SELECT id, type, queue, priority, pointer_at,
-       state = '{JobState.QUEUED}' AND attempt = 0 AND pointer_at IS NOT NULL AS is_waiting
+       state = '{JobState.QUEUED}' AND attempt = 0 AND pointer_at < 'infinity' IS TRUE
+           AS is_waiting
 FROM jobs WHERE id = ANY($1::uuid[])
 """
 

@@ -11,9 +11,11 @@ from taskflow.db.pool import Connection
 from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.guards import state_list
+from taskflow.jobs.holding import IS_HELD
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import CANCELLED_WHILE_RUNNING, Attempt, Outcome, OutcomeKind
 from taskflow.jobs.states import TERMINAL, JobState, Priority
+from taskflow.jobs.usage import count_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,9 @@ class Recorded:
     pointer_at: datetime | None
     delay_seconds: float
     recorded_at: datetime
+    tenant_id: UUID
+    tenant_is_held: bool
+    """Whether jobs of this tenant are held, so that one may start now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,19 @@ _TARGET = """
         WHEN 'released' THEN 'queued'
     END::job_state"""
 
+_COUNT = count_changes(
+    "finished", source="'running'::job_state", target="state", result_bytes="result_bytes"
+)
+
 _FINISH = f"""
 WITH input AS (
     SELECT * FROM json_to_recordset($1::json) AS input (
         id uuid, attempt int, worker_id uuid, kind text,
-        result text, result_object text, error jsonb, delay_seconds float8)
+        result text, result_object text, result_bytes int, error jsonb, delay_seconds float8)
 ), locked AS MATERIALIZED (
     SELECT jobs.id, jobs.tenant_id, jobs.attempt, jobs.attempt_limit, jobs.worker_id,
            jobs.cancel_requested, jobs.started_at, jobs.has_dependents,
-           input.result, input.result_object, input.delay_seconds,
+           input.result, input.result_object, input.result_bytes, input.delay_seconds,
            -- Handing back a job that is to be cancelled is cancelling it.
            CASE WHEN input.kind = 'released' AND jobs.cancel_requested
                 THEN 'cancelled' ELSE input.kind END AS kind,
@@ -78,6 +87,7 @@ WITH input AS (
     SET state = target,
         result = decided.result::jsonb,
         result_object = decided.result_object,
+        result_bytes = decided.result_bytes,
         error = CASE WHEN target = 'queued' THEN jobs.error
                      WHEN target = 'cancelled' THEN {_WHILE_IT_RAN}
                      ELSE decided.error END,
@@ -99,7 +109,8 @@ WITH input AS (
     WHERE jobs.id = decided.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
               jobs.pointer_at, decided.attempt, decided.worker_id, decided.kind, decided.error,
-              decided.started_at, jobs.updated_at, decided.delay_seconds
+              decided.started_at, jobs.updated_at, decided.delay_seconds,
+              jobs.payload_bytes, jobs.result_bytes
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
@@ -116,8 +127,13 @@ WITH input AS (
         (job_id, number, tenant_id, worker_id, outcome, error, started_at, finished_at)
     SELECT id, attempt, tenant_id, worker_id, kind, error, started_at, updated_at
     FROM finished WHERE state <> 'queued'
+), usage AS (
+    {_COUNT}
 )
-SELECT id, attempt, worker_id, type, queue, priority, state, pointer_at, delay_seconds, updated_at
+SELECT id, attempt, worker_id, type, queue, priority, state, pointer_at, delay_seconds, updated_at,
+       tenant_id, coalesce((
+           SELECT true FROM jobs WHERE jobs.tenant_id = finished.tenant_id AND {IS_HELD} LIMIT 1
+       ), false) AS tenant_is_held
 FROM finished
 """
 
@@ -132,7 +148,9 @@ SELECT input.id, input.attempt, input.worker_id,
            WHERE job_events.job_id = input.id AND job_events.attempt = input.attempt
              AND job_events.worker_id = input.worker_id AND job_events.event = 'release'
        ) AS released,
-       jobs.type, jobs.queue, jobs.priority, jobs.state, jobs.pointer_at, jobs.updated_at,
+       jobs.type, jobs.queue, jobs.priority, jobs.state, jobs.updated_at,
+       nullif(jobs.pointer_at, 'infinity') AS pointer_at,
+       jobs.tenant_id, false AS tenant_is_held,
        greatest(extract(epoch FROM jobs.run_at - clock_timestamp()), 0)::float8 AS delay_seconds
 FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS input (id, attempt, worker_id)
 LEFT JOIN jobs ON jobs.id = input.id
@@ -180,6 +198,8 @@ def _recorded(row: Any) -> Recorded:
         pointer_at=row["pointer_at"],
         delay_seconds=row["delay_seconds"],
         recorded_at=row["updated_at"],
+        tenant_id=row["tenant_id"],
+        tenant_is_held=row["tenant_is_held"],
     )
 
 
@@ -193,6 +213,7 @@ def _as_json(outcomes: Sequence[tuple[Attempt, Outcome]]) -> str:
                 "kind": outcome.kind,
                 "result": outcome.result_json,
                 "result_object": outcome.result_object,
+                "result_bytes": outcome.result_bytes,
                 "error": outcome.error and outcome.error.as_dict(),
                 "delay_seconds": outcome.delay_seconds,
             }

@@ -54,7 +54,7 @@ async def test_healthy_rows_and_objects_take_one_line(
     (line,) = await examine_invariants(Sources(connection, object_store, []), BOUNDS)
 
     assert line.level is Level.OK
-    assert line.text.startswith("13 hold over all 22 jobs; 2 objects in S3 (I3, I4, ")
+    assert line.text.startswith("14 hold over all 22 jobs; 2 objects in S3 (I3, I4, ")
 
 
 async def test_missing_objects_and_unseen_messages_are_told(

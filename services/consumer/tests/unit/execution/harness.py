@@ -85,6 +85,8 @@ class KeptOutcomes:
             pointer_at=None,
             delay_seconds=0.0,
             recorded_at=now,
+            tenant_id=UUID(int=0),
+            tenant_is_held=False,
         )
 
     def of(self, job: ClaimedJob) -> list[Outcome]:

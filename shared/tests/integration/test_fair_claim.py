@@ -1,0 +1,267 @@
+"""Claims where more waits than can run: turns between tenants, and quotas of running jobs."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from taskflow.db.pool import Database
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later
+from taskflow.jobs.commands import cancel
+from taskflow.jobs.dispatch import stamp_due, stamp_lost, waiting_lanes
+from taskflow.jobs.fair_claim import Claim, Claimed, claim_fairly
+from taskflow.jobs.finishing import finish
+from taskflow.jobs.holding import release
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.outcomes import completed
+from taskflow.jobs.states import Priority
+from taskflow_testing.jobs import TENANT, Jobs
+
+QUIET = UUID("00000000-0000-7000-8000-00000000000b")
+LANE = Lane("default", Priority.MEDIUM)
+
+
+def by(quota: int = 0, **changes: Any) -> Claim:
+    fields: dict[str, Any] = {
+        "worker_id": uuid7(),
+        "token": uuid7(),
+        "lease_seconds": 15.0,
+        "job_types": ["echo"],
+        "running_quota": quota,
+    }
+    return Claim(**fields | changes)
+
+
+def ran(claimed: Claimed) -> list[UUID]:
+    started = [each for each in claimed.verdicts if isinstance(each, ClaimedJob)]
+    return [each.attempt.job_id for each in [*started, *claimed.instead]]
+
+
+async def submitted(jobs: Jobs, count: int, tenant_id: UUID = TENANT) -> list[UUID]:
+    return [await jobs.submit(tenant_id=tenant_id) for _ in range(count)]
+
+
+async def running(jobs: Jobs, tenant_id: UUID = TENANT) -> int:
+    count: int = await jobs.connection.fetchval(
+        "SELECT count(*) FROM jobs WHERE state = 'running' AND tenant_id = $1", tenant_id
+    )
+    return count
+
+
+async def held(jobs: Jobs) -> set[UUID]:
+    rows = await jobs.connection.fetch(
+        "SELECT id FROM jobs WHERE pointer_at = 'infinity' AND state = 'queued'"
+    )
+    return {row["id"] for row in rows}
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+async def test_alone_everything_is_claimed(jobs: Jobs, *, saturated: bool) -> None:
+    wanted = await submitted(jobs, 3)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), saturated=saturated)
+    assert ran(claimed) == wanted
+    assert claimed.instead == []
+
+
+async def test_with_slots_to_spare_nobody_gives_way(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 2)
+    await submitted(jobs, 2, QUIET)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=False)
+    assert ran(claimed) == noisy
+
+
+async def test_a_job_of_another_tenant_runs_in_place_of_a_noisy_ones(
+    jobs: Jobs, database: Database
+) -> None:
+    noisy = await submitted(jobs, 4)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    await jobs.claim(noisy[0])
+
+    async with database.connection() as connection:
+        claimed = await claim_fairly(connection, [noisy[1]], by(), saturated=True)
+
+    assert ran(claimed) == [quiet]
+    (verdict,) = claimed.verdicts
+    # Its pointer goes once round the ladder, and counts as sent when it is back.
+    assert isinstance(verdict, Later)
+    row = await jobs.row(noisy[1])
+    assert (verdict.pointer.job_id, verdict.pointer.pointer_at) == (noisy[1], row["pointer_at"])
+    ahead = await jobs.connection.fetchval("SELECT $1 - clock_timestamp()", row["pointer_at"])
+    assert 0.5 < ahead.total_seconds() <= 1
+    # The pointer of the quiet one finds nothing to do.
+    assert (await claim_fairly(jobs.connection, [quiet], by(), saturated=False)).verdicts == [
+        Gone(quiet)
+    ]
+    # The noisy one's own is claimed when its turn comes.
+    again = await claim_fairly(jobs.connection, [noisy[1]], by(), saturated=True)
+    assert ran(again) == [noisy[1]]
+
+
+async def test_slots_are_shared_between_those_who_wait(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 8)
+    await submitted(jobs, 8, QUIET)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    assert len(ran(claimed)) == 8
+    assert (await running(jobs), await running(jobs, QUIET)) == (4, 4)
+    later = [each for each in claimed.verdicts if isinstance(each, Later)]
+    assert len(later) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "priority = 'high'",
+        "queue = 'elsewhere'",
+        "type = 'unknown'",
+        "run_at = now() + interval '1 h', state = 'retrying', pointer_at = now() + interval '1 h'",
+        "expires_at = now()",
+        "pointer_at = NULL",
+        "attempt_limit = 0",
+    ],
+)
+async def test_nobody_gives_way_to_what_could_not_run_here(jobs: Jobs, change: str) -> None:
+    noisy = await submitted(jobs, 2)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    await jobs.claim(noisy[0])
+    await jobs.connection.execute(f"UPDATE jobs SET {change} WHERE id = $1", quiet)
+    claimed = await claim_fairly(jobs.connection, [noisy[1]], by(), saturated=True)
+    assert ran(claimed) == [noisy[1]]
+
+
+async def test_many_tenants_all_have_their_turn(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 5)
+    tenants = [UUID(int=number) for number in range(1, 6)]
+    for tenant_id in tenants:
+        await submitted(jobs, 3, tenant_id)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    counts = Counter([(await jobs.row(job_id))["tenant_id"] for job_id in ran(claimed)])
+    assert len(counts) == 5
+    assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("quota", [0, 2])
+async def test_a_claim_whose_answer_was_lost_is_found_again(jobs: Jobs, quota: int) -> None:
+    noisy = await submitted(jobs, 4)
+    await submitted(jobs, 4, QUIET)
+    same = by(quota)
+    first = await claim_fairly(jobs.connection, noisy, same, saturated=True)
+    again = await claim_fairly(jobs.connection, noisy, same, saturated=True)
+    assert set(ran(again)) == set(ran(first))
+    assert len(ran(first)) == 4
+    assert await running(jobs) + await running(jobs, QUIET) == 4
+
+
+async def test_two_who_want_the_same_job_get_it_once(
+    jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    noisy = await submitted(jobs, 6)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    await jobs.claim(*noisy[:2])
+    connections = [await connect() for _ in noisy[2:]]
+    answers = await asyncio.gather(
+        *(
+            claim_fairly(connection, [job_id], by(), saturated=True)
+            for connection, job_id in zip(connections, noisy[2:], strict=True)
+        )
+    )
+    starts = [job_id for answer in answers for job_id in ran(answer)]
+    assert starts.count(quiet) == 1
+    assert len(starts) == len(set(starts))
+
+
+async def test_what_is_beyond_the_quota_waits_and_starts_after_one_ends(jobs: Jobs) -> None:
+    wanted = await submitted(jobs, 5)
+    first = await claim_fairly(jobs.connection, wanted, by(quota=2), saturated=False)
+    assert ran(first) == wanted[:2]
+    assert first.verdicts[2:] == [Gone(job_id) for job_id in wanted[2:]]
+    assert await held(jobs) == set(wanted[2:])
+    # Neither the dispatch nor the rule for lost pointers takes them for its own.
+    assert await stamp_due(jobs.connection) == []
+    assert await stamp_due(jobs.connection, without=[Lane("x", Priority.LOW)]) == []
+    seen_at = (await waiting_lanes(jobs.connection))[LANE]
+    assert await stamp_lost(jobs.connection, LANE, empty_at=seen_at, lost_after_seconds=0) == []
+    assert await release(jobs.connection, running_quota=2) == []
+
+    (done, _) = [each for each in first.verdicts if isinstance(each, ClaimedJob)]
+    await finish(jobs.connection, [(done.attempt, completed("1"))])
+
+    (pointer,) = await release(jobs.connection, running_quota=2)
+    assert pointer.job_id == wanted[2]
+    assert (await jobs.row(wanted[2]))["pointer_at"] == pointer.pointer_at
+    second = await claim_fairly(jobs.connection, [wanted[2]], by(quota=2), saturated=False)
+    assert ran(second) == [wanted[2]]
+
+
+async def test_a_quota_is_kept_whoever_claims_at_once(
+    jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    wanted = await submitted(jobs, 40)
+    parts = [wanted[start::8] for start in range(8)]
+    connections = [await connect() for _ in parts]
+    await asyncio.gather(
+        *(
+            claim_fairly(connection, part, by(quota=7), saturated=False)
+            for connection, part in zip(connections, parts, strict=True)
+        )
+    )
+    assert await running(jobs) == 7
+    assert len(await held(jobs)) == 33
+
+
+async def test_what_came_later_does_not_overtake_what_is_held(jobs: Jobs) -> None:
+    wanted = await submitted(jobs, 3)
+    first = await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    (done,) = [each for each in first.verdicts if isinstance(each, ClaimedJob)]
+    await finish(jobs.connection, [(done.attempt, completed("1"))])
+    (fresh,) = await submitted(jobs, 1)
+
+    second = await claim_fairly(jobs.connection, [fresh], by(quota=1), saturated=False)
+
+    assert ran(second) == [wanted[1]]
+    assert await held(jobs) == {wanted[2], fresh}
+
+
+async def test_a_tenant_at_its_quota_leaves_the_slot_to_others(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 3)
+    quiet = await submitted(jobs, 2, QUIET)
+    await jobs.connection.execute(
+        "INSERT INTO tenant_quotas (tenant_id, running_jobs) VALUES ($1, 1)", TENANT
+    )
+    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    assert len(ran(claimed)) == 3
+    assert set(quiet) < set(ran(claimed))
+    assert await running(jobs) == 1
+
+
+async def test_a_held_job_can_be_cancelled_and_run_after_a_retry(jobs: Jobs) -> None:
+    wanted = await submitted(jobs, 2)
+    await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    await cancel(jobs.connection, TENANT, wanted[1])
+    assert await release(jobs.connection, running_quota=5) == []
+    # A stray pointer of it finds nothing.
+    gone = await claim_fairly(jobs.connection, [wanted[1]], by(), saturated=False)
+    assert gone.verdicts == [Gone(wanted[1])]
+
+
+async def test_without_the_quota_all_are_released(jobs: Jobs) -> None:
+    wanted = await submitted(jobs, 4)
+    await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    released = await release(jobs.connection, running_quota=0)
+    assert {pointer.job_id for pointer in released} == set(wanted[1:])
+
+
+async def test_each_tenant_has_as_many_released_as_it_may_start(jobs: Jobs) -> None:
+    for tenant_id, most in ((TENANT, 2), (QUIET, 3)):
+        await jobs.connection.execute(
+            "INSERT INTO tenant_quotas (tenant_id, running_jobs) VALUES ($1, $2)", tenant_id, most
+        )
+        await submitted(jobs, 6, tenant_id)
+    await jobs.connection.execute("UPDATE jobs SET pointer_at = 'infinity'")
+    released = await release(jobs.connection, running_quota=0)
+    tenants = Counter([(await jobs.row(pointer.job_id))["tenant_id"] for pointer in released])
+    assert tenants == {TENANT: 2, QUIET: 3}
