@@ -9,7 +9,7 @@ import pytest
 from taskflow import JobContext, job
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import Recorded, Stale
-from taskflow.jobs.outcomes import Attempt, Outcome, OutcomeKind
+from taskflow.jobs.outcomes import Attempt, Outcome, OutcomeKind, completed
 from taskflow_consumer.middleware.stop import StopReason
 
 from .harness import Harness, until
@@ -49,9 +49,8 @@ async def test_a_job_is_run_recorded_and_let_go(harness: Harness) -> None:
     executor = harness.executor([greet])
     claimed = harness.claim("greet", {"name": "you"}, number=2)
     outcome = await harness.run(executor, claimed)
-    assert outcome == Outcome(
-        OutcomeKind.COMPLETED,
-        result_json=f'{{"said":"hello you","attempt":2,"id":"{claimed.attempt.job_id}"}}',
+    assert outcome == completed(
+        f'{{"said":"hello you","attempt":2,"id":"{claimed.attempt.job_id}"}}'
     )
     await until(lambda: executor.free == 4)
     assert harness.leases.held == {}
