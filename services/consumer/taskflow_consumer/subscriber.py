@@ -26,7 +26,8 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.attempts import ClaimedJob, Later, Verdict
-from taskflow.jobs.fair_claim import Claim, Claimed, claim_fairly
+from taskflow.jobs.contenders import Claim
+from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay

@@ -13,8 +13,9 @@ from uuid_utils.compat import uuid7
 from taskflow.db.pool import Database
 from taskflow.jobs.attempts import ClaimedJob, Gone, Later
 from taskflow.jobs.commands import cancel
+from taskflow.jobs.contenders import Claim
 from taskflow.jobs.dispatch import stamp_due, stamp_lost, waiting_lanes
-from taskflow.jobs.fair_claim import Claim, Claimed, claim_fairly
+from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.holding import release
 from taskflow.jobs.lanes import Lane
