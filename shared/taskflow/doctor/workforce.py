@@ -129,7 +129,7 @@ FROM lane CROSS JOIN LATERAL (
         SELECT type, run_at FROM jobs
         WHERE state IN {state_list(DISPATCHABLE)}
           AND queue = lane.queue AND priority = lane.priority
-        ORDER BY pointer_at LIMIT $1 + 1
+        ORDER BY queue, priority, pointer_at LIMIT $1 + 1
     ) AS looked_at
 ) AS waiting
 GROUP BY lane.queue, waiting.type

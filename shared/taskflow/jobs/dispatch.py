@@ -2,7 +2,9 @@
 
 Rows that others hold are skipped, never waited for: several schedulers may run these at once, and
 what one leaves out the next round finds. `now()` bounds the scans because an index can't be
-searched by `clock_timestamp()`.
+searched by `clock_timestamp()`. And below a policy, even one that lets every row through,
+PostgreSQL takes no order from "this column is equal to that": the columns of a lane are named in
+`ORDER BY`, or the whole lane would be read and sorted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,7 +79,7 @@ WITH RECURSIVE lane AS (
         SELECT id, run_at FROM jobs
         WHERE {_UNDISPATCHED_IN_LANE} AND run_at <= now()
           AND queue = lane.queue AND priority = lane.priority
-        ORDER BY run_at LIMIT $1
+        ORDER BY queue, priority, run_at LIMIT $1
     ) AS found
     WHERE lane.queue || '.' || lane.priority <> ALL($2::text[])
     ORDER BY found.run_at LIMIT $1
@@ -142,7 +144,7 @@ WITH overtaken AS (
       AND pointer_at < (SELECT greatest(at, $3::timestamptz) FROM overtaken)
                        - make_interval(secs => $4)
       AND run_at <= now()
-    ORDER BY pointer_at LIMIT $5
+    ORDER BY queue, priority, pointer_at LIMIT $5
     FOR UPDATE SKIP LOCKED
 )
 UPDATE jobs SET pointer_at = clock_timestamp()

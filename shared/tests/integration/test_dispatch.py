@@ -123,6 +123,39 @@ async def test_lanes_left_aside_are_not_read_however_much_waits_in_them(jobs: Jo
     assert read < 100
 
 
+async def test_a_slice_reads_no_more_of_a_lane_than_it_takes(jobs: Jobs) -> None:
+    lost_one, unsent = await jobs.submit(), await make_undispatched(jobs, queue="unsent")
+    await stamp_long_ago(jobs, lost_one, seconds=100)
+    columns = (
+        "tenant_id, type, queue, priority, state, payload, run_at, max_attempts, attempt_limit,"
+        " pointer_at"
+    )
+    await jobs.connection.execute(
+        f"INSERT INTO jobs (id, {columns}) SELECT gen_random_uuid(), {columns} FROM jobs,"
+        " generate_series(1, 5000) WHERE id = ANY($1)",
+        [lost_one, unsent],
+    )
+    await jobs.connection.execute("ANALYZE jobs")
+    (at, *_) = (await waiting_lanes(jobs.connection)).values()
+
+    async with jobs.connection.transaction():
+        await jobs.connection.execute(f"SET LOCAL ROLE {DatabaseRole.SCHEDULER}")
+        before = await rows_read(jobs)
+        lost_ones = await stamp_lost(
+            jobs.connection,
+            Lane("default", Priority.MEDIUM),
+            empty_at=at,
+            lost_after_seconds=45,
+            limit=10,
+        )
+        aside = [Lane("mute", Priority.MEDIUM)]
+        due = await stamp_due(jobs.connection, without=aside, limit=10)
+        read = await rows_read(jobs) - before
+
+    assert (len(lost_ones), len(due)) == (10, 10)
+    assert read < 200
+
+
 async def rows_read(jobs: Jobs) -> int:
     read: int = await jobs.connection.fetchval(
         "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'"
