@@ -278,6 +278,7 @@ class Subscriber:
             uuid7(),
             self._claimer.lease_seconds,
             self._claimer.job_types,
+            self._claimer.key_ids,
             self._claimer.running_quota,
         )
         saturated = len(unique) >= self._executor.free

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.attempts import HAS_POINTER, TENANT_IN_TURN
+from taskflow.jobs.attempts import HAS_POINTER, TENANT_IN_TURN, is_openable, openable
 from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority
@@ -27,6 +27,7 @@ class Claim:
     token: UUID
     lease_seconds: float
     job_types: Sequence[str]
+    key_ids: Sequence[str] = ()
     running_quota: int = 0
 
 
@@ -39,15 +40,18 @@ class View:
     taken: set[UUID]
 
 
-_MAY_RUN = f"""
+def _may_run(key_ids: str) -> str:
+    return f"""
     state IN {from_states(JobEvent.CLAIM)} AND run_at <= clock_timestamp()
     AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND attempt < attempt_limit AND type = ANY($2::text[])"""
+    AND attempt < attempt_limit AND type = ANY($2::text[]) AND {is_openable("jobs", key_ids)}"""
+
 
 _OWN = f"""
 WITH asked AS (
     SELECT id, tenant_id, queue, priority, run_at,
-           {_MAY_RUN} AS may_run, state = '{JobState.RUNNING}' AND claim_token = $3 AS is_taken
+           {_may_run("$6")} AS may_run,
+           state = '{JobState.RUNNING}' AND claim_token = $3 AS is_taken
     FROM jobs WHERE id = ANY($1::uuid[])
        OR (state = '{JobState.RUNNING}' AND worker_id = $4 AND claim_token = $3)
 )
@@ -58,7 +62,7 @@ FROM asked LEFT JOIN tenant_quotas AS own USING (tenant_id)
 _HELD = f"""
 SELECT held.* FROM unnest($1::uuid[], $3::text[], $4::text[]) AS asked (tenant_id, queue, priority)
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, run_at, {_MAY_RUN} AS may_run FROM jobs
+    SELECT id, tenant_id, queue, priority, run_at, {_may_run("$6")} AS may_run FROM jobs
     WHERE tenant_id = asked.tenant_id AND queue = asked.queue
       AND priority = asked.priority::job_priority
       AND pointer_at = 'infinity' AND state IN {state_list(DISPATCHABLE)}
@@ -97,7 +101,7 @@ WITH RECURSIVE lane AS (
 SELECT found.*, coalesce(own.running_jobs, $7::bigint) AS most
 FROM counted LEFT JOIN tenant_quotas AS own USING (tenant_id)
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, pointer_at, {_MAY_RUN} AS may_run FROM jobs
+    SELECT id, tenant_id, queue, priority, pointer_at, {_may_run("$8")} AS may_run FROM jobs
     WHERE queue = counted.queue AND priority = counted.priority
       AND {TENANT_IN_TURN} = uuid_send(counted.tenant_id)
       AND {HAS_POINTER} AND pointer_at <= now()
@@ -116,7 +120,13 @@ WHERE tenant_id = ANY($1::uuid[]) GROUP BY tenant_id
 async def look(connection: Connection, job_ids: Sequence[UUID], by: Claim, *, rivals: bool) -> View:
     """Look at these jobs and at what might run in their place; `rivals`: also of other tenants."""
     own = await connection.fetch(
-        _OWN, job_ids, by.job_types, by.token, by.worker_id, by.running_quota
+        _OWN,
+        job_ids,
+        by.job_types,
+        by.token,
+        by.worker_id,
+        by.running_quota,
+        openable(by.key_ids),
     )
     ready = [row for row in own if row["may_run"]]
     most = {row["tenant_id"]: row["most"] for row in ready}
@@ -148,7 +158,9 @@ async def _look_at_held(
     if not places:
         return []
     tenants, queues, priorities = zip(*places, strict=True)
-    rows = await connection.fetch(_HELD, tenants, by.job_types, queues, priorities, len(ready))
+    rows = await connection.fetch(
+        _HELD, tenants, by.job_types, queues, priorities, len(ready), openable(by.key_ids)
+    )
     in_hand = {row["id"] for row in ready}
     return [row for row in rows if row["may_run"] and row["id"] not in in_hand]
 
@@ -168,6 +180,7 @@ async def _look_at_rivals(connection: Connection, ready: Sequence[Any], by: Clai
         [len(tenants) for tenants in lanes.values()],
         list({row["tenant_id"] for row in ready}),
         by.running_quota,
+        openable(by.key_ids),
     )
     return [row for row in rows if row["may_run"]]
 

@@ -71,6 +71,7 @@ async def _claim(
         claim_token=by.token,
         lease_seconds=by.lease_seconds,
         job_types=by.job_types,
+        key_ids=by.key_ids,
         running_quota=running_quota,
         saturated=saturated,
     )

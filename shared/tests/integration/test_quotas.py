@@ -21,10 +21,12 @@ from taskflow.jobs.room import FOLD_AT
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.submission import Answer, submit, submit_alone
 from taskflow.jobs.usage import fold, mend, read_usage
+from taskflow.sealing import KeyRing
 from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
 
 OTHER = UUID("00000000-0000-7000-8000-00000000000b")
+UNSEALED = KeyRing.of("")
 HELLO = len('{"text": "hello"}')
 
 Submit = Callable[..., Coroutine[Any, Any, Answer]]
@@ -81,7 +83,7 @@ async def test_every_step_is_counted(jobs: Jobs) -> None:
 
     waiting = await jobs.submit()
     await patching.patch(
-        jobs.connection, TENANT, waiting, JobPatch(payload={"text": ""}), if_version=None
+        jobs.connection, TENANT, waiting, JobPatch(payload={"text": ""}), UNSEALED, if_version=None
     )
     assert await used(jobs) == Usage(1, HELLO - 5)
     await commands.cancel(jobs.connection, TENANT, waiting)
@@ -258,6 +260,7 @@ async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: Tenant
                 TENANT,
                 waiting,
                 JobPatch(payload={"text": "more than hello"}),
+                UNSEALED,
                 if_version=None,
                 quotas=Quotas(payload_bytes=HELLO),
             )
@@ -266,6 +269,7 @@ async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: Tenant
             TENANT,
             waiting,
             JobPatch(payload={}),
+            UNSEALED,
             if_version=None,
             quotas=Quotas(payload_bytes=HELLO),
         )

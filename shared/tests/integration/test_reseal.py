@@ -96,8 +96,9 @@ async def put_result(jobs: Jobs, store: ObjectStore, keys: str = OLD) -> str:
     claimed = await sealed_job(jobs, keys)
     key = f"artifacts/{TENANT}/2026-01-01/{claimed.attempt.job_id}/1/result-1.json"
     place = Place(TENANT, claimed.attempt.job_id, Part.RESULT)
-    await store.put(key, KeyRing.of(keys).seal_object(place, f'"{CANARY}"'.encode()))
-    await finish(jobs.connection, [(claimed.attempt, completed_in_object(key))])
+    sealed = KeyRing.of(keys).seal_object(place, f'"{CANARY}"'.encode())
+    await store.put(key, sealed)
+    await finish(jobs.connection, [(claimed.attempt, completed_in_object(key, len(sealed)))])
     return key
 
 

@@ -56,10 +56,9 @@ async def end(jobs: Jobs, job_id: UUID, outcome: Outcome) -> None:
 async def completed_job(jobs: Jobs, store: ObjectStore, **changes: Any) -> UUID:
     """One with a result in the object store."""
     claimed = await jobs.start(**changes)
-    key = await ArtifactStore(store).put(
-        claimed, "result-1.json", json.dumps(RESULT).encode(), "application/json"
-    )
-    await finish(jobs.connection, [(claimed.attempt, completed_in_object(key))])
+    body = json.dumps(RESULT).encode()
+    key = await ArtifactStore(store).put(claimed, "result-1.json", body, "application/json")
+    await finish(jobs.connection, [(claimed.attempt, completed_in_object(key, len(body)))])
     return claimed.attempt.job_id
 
 

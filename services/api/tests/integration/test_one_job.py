@@ -146,7 +146,7 @@ async def test_a_result_whose_object_is_gone_is_none(api: httpx.AsyncClient, job
     job_id = await created(api)
     claimed = await start_from(jobs, job_id)
     gone = f"artifacts/{TENANT}/2026-11-22/{uuid4()}/1/result-1.json"
-    await end(jobs, claimed, completed_in_object(gone))
+    await end(jobs, claimed, completed_in_object(gone, 2))
     job = (await api.get(f"{JOBS}/{job_id}")).json()
     assert (job["state"], job["result"]) == ("completed", None)
 
@@ -159,7 +159,7 @@ async def test_a_large_result_in_a_slow_object_store_is_a_503_in_time(
         job_id = await created(api)
         claimed = await start_from(jobs, job_id)
         key = await ArtifactStore(store).put(claimed, "result-1.json", b"{}", "application/json")
-        await end(jobs, claimed, completed_in_object(key))
+        await end(jobs, claimed, completed_in_object(key, 2))
         proxy.answer_delay_seconds = 1.0
         late = await api.get(f"{JOBS}/{job_id}")
         assert (late.status_code, late.json()["code"]) == (503, "service_unavailable")

@@ -107,7 +107,7 @@ async def test_a_large_result_is_shown_open(
     body = KeyRing.of(OLD).seal_object(place(job_id, Part.RESULT), b'"a canary"')
     async with open_store(s3) as store:
         await store.put(key, body)
-    await end(jobs, job_id, completed_in_object(key))
+    await end(jobs, job_id, completed_in_object(key, len(body)))
     assert (await sealed.get(f"{PATH}/{job_id}")).json()["result"] == CANARY
 
 
