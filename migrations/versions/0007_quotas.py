@@ -21,6 +21,7 @@ GRANTS = {
     TENANT: {
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT, DELETE",
+        "jobs": "UPDATE (payload_bytes)",
     },
     INTAKE: {
         "jobs": "SELECT (payload_bytes)",
@@ -54,12 +55,15 @@ FROM jobs GROUP BY tenant_id
 
 
 def upgrade() -> None:
-    # One pass over the table for both; the results that are inline are counted in it.
+    # Generated for what is there, in the pass that rewrites the table; from then on who stores a
+    # payload says its size, which is that before sealing. A process of an older version says none.
     op.execute(
-        "ALTER TABLE jobs ADD payload_bytes integer"
+        "ALTER TABLE jobs ADD payload_bytes integer NOT NULL"
         " GENERATED ALWAYS AS (octet_length(payload::text)) STORED,"
         " ADD result_bytes integer"
     )
+    op.execute("ALTER TABLE jobs ALTER payload_bytes DROP EXPRESSION")
+    op.execute("ALTER TABLE jobs ALTER payload_bytes SET DEFAULT 0")
     op.execute(
         "UPDATE jobs SET result_bytes = octet_length(result::text) WHERE result IS NOT NULL"
     )

@@ -5,7 +5,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    Computed,
     DateTime,
     Double,
     Enum,
@@ -103,8 +102,9 @@ jobs = Table(
     Column("priority", _pg_enum(Priority, "job_priority"), nullable=False),
     Column("state", _job_state, nullable=False),
     Column("payload", JSONB, nullable=False),
-    # Counted by quotas; NULL as long as there is no result.
-    Column("payload_bytes", Integer, Computed("octet_length(payload::text)", persisted=True)),
+    # Counted by quotas: sizes before sealing, so that what is stored may change and they don't.
+    # NULL as long as there is no result.
+    Column("payload_bytes", Integer, nullable=False, server_default=text("0")),
     Column("result_bytes", Integer),
     Column("name", Text),
     Column("description", Text),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import Quotas, Usage
+from taskflow.jobs.quotas import Quotas, Usage, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
@@ -20,13 +21,13 @@ from taskflow.sealing import KeyRing, Part, Place
 
 _PATCH = """
 UPDATE jobs
-SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, tags = $6,
-    metadata = $7::jsonb, expires_at = $8,
-    pointer_at = CASE WHEN $9 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
+SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, payload_bytes = $6, tags = $7,
+    metadata = $8::jsonb, expires_at = $9,
+    pointer_at = CASE WHEN $10 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
                       ELSE pointer_at END,
     updated_at = clock_timestamp()
 WHERE id = $1
-RETURNING pointer_at, payload_bytes
+RETURNING pointer_at
 """
 
 
@@ -66,24 +67,31 @@ async def patch(
                 job_id, state, f"The job is {state}: only a waiting job can be changed."
             )
         now = await connection.fetchval("SELECT clock_timestamp()")
-        payload_json = _payload_of(row, change, ring)
-        written, pointer = await _apply(
-            connection, row, change, state, now, payload_json=payload_json
-        )
+        payload = _payload_of(row, change, ring)
+        pointer = await _apply(connection, row, change, state, now, payload=payload)
         if room is not None:
-            await _count_growth(connection, row, room, written["payload_bytes"])
+            await _count_growth(connection, row, room, payload.counted_bytes)
         # Names alone: what a job is about may be secret.
         after = {"changed": sorted(change.model_fields_set)}
         await audit(connection, row, origin, "change", after=after)
         return pointer
 
 
-def _payload_of(row: Any, change: JobPatch, ring: KeyRing) -> str:
+@dataclass(frozen=True, slots=True)
+class _Payload:
+    """What is stored of a payload, and what quotas count of it."""
+
+    stored_json: str
+    counted_bytes: int
+
+
+def _payload_of(row: Any, change: JobPatch, ring: KeyRing) -> _Payload:
     """The payload to store; one that isn't changed stays as it is, and isn't opened."""
     if change.payload is None:
-        return str(row["payload"])
+        return _Payload(row["payload"], row["payload_bytes"])
     place = Place(row["tenant_id"], row["id"], Part.PAYLOAD)
-    return ring.seal_json(place, json.dumps(change.payload))
+    stored_json = ring.seal_json(place, json.dumps(change.payload))
+    return _Payload(stored_json, payload_size(change.payload))
 
 
 async def _count_growth(connection: Connection, row: Any, room: Room, payload_bytes: int) -> None:
@@ -101,8 +109,8 @@ async def _apply(
     state: JobState,
     now: datetime,
     *,
-    payload_json: str,
-) -> tuple[Any, Pointer | None]:
+    payload: _Payload,
+) -> Pointer | None:
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
     expires_at = change.expires_at if "expires_at" in fields else row["expires_at"]
@@ -111,13 +119,14 @@ async def _apply(
     target = _state_at(state, run_at, now) if "run_at" in fields else state
     priority = change.priority or Priority(row["priority"])
     moves = target is not state or "run_at" in fields or priority != row["priority"]
-    [written] = await connection.fetch(
+    pointer_at = await connection.fetchval(
         _PATCH,
         row["id"],
         target,
         priority,
         run_at,
-        payload_json,
+        payload.stored_json,
+        payload.counted_bytes,
         change.tags if change.tags is not None else row["tags"],
         json.dumps(change.metadata) if change.metadata is not None else row["metadata"],
         expires_at,
@@ -128,8 +137,7 @@ async def _apply(
         detail = {"run_at": run_at.isoformat()}
         await record(connection, row, JobEvent.RESCHEDULE, target, detail)
     publish = moves and target is JobState.QUEUED
-    pointer = pointer_of(row, written["pointer_at"], priority) if publish else None
-    return written, pointer
+    return pointer_of(row, pointer_at, priority) if publish else None
 
 
 def _refuse_early_end(

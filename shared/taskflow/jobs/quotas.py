@@ -1,8 +1,10 @@
 """How much a tenant may have, and what it has: arithmetic without a server."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from taskflow.errors import QuotaExceeded
 from taskflow.jobs.states import WAITING, JobState
@@ -46,6 +48,12 @@ class Usage:
             self.running_jobs + other.running_jobs,
             self.result_bytes + other.result_bytes,
         )
+
+
+def payload_size(payload: Mapping[str, Any]) -> int:
+    """The bytes that a payload counts for: of its JSON text, whether or not it is stored sealed."""
+    # As PostgreSQL would write it, but for what that normalises.
+    return len(json.dumps(payload, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def moved(source: str | None, target: str | None, payload_bytes: int) -> Usage:

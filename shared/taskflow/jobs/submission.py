@@ -25,7 +25,7 @@ from taskflow.errors import (
 )
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
-from taskflow.jobs.quotas import Quotas, judge
+from taskflow.jobs.quotas import Quotas, judge, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
 from taskflow.jobs.states import LIVE, TERMINAL, JobState
 from taskflow.jobs.usage import count_changes
@@ -37,6 +37,7 @@ Answer = Submission | TaskFlowError
 
 _INPUT_COLUMNS = """
     id uuid, tenant_id uuid, type text, queue text, priority job_priority, payload jsonb,
+    payload_bytes int,
     name text, description text, tags text[], metadata jsonb, unique_key text, depends_on uuid[],
     run_at timestamptz, delay_seconds float8, expires_at timestamptz, ttl_seconds float8,
     timeout_seconds float8, max_attempts int, path text, key text, fingerprint text,
@@ -57,7 +58,7 @@ WITH input AS (
                    ELSE 'queued' END::job_state AS state
     FROM input
 ), asked AS (
-    SELECT tenant_id, count(*) AS jobs, sum(octet_length(payload::text)) AS payload_bytes
+    SELECT tenant_id, count(*) AS jobs, sum(payload_bytes) AS payload_bytes
     FROM placed GROUP BY tenant_id
 ), far AS ({_FAR}
 ), admitted AS (
@@ -73,12 +74,12 @@ WITH input AS (
     RETURNING job_id
 ), accepted AS (
     INSERT INTO jobs
-        (id, tenant_id, type, queue, priority, state, payload, name, description, tags, metadata,
-         unique_key, depends_on, run_at, expires_at, timeout_seconds, max_attempts,
-         attempt_limit, pointer_at)
-    SELECT id, tenant_id, type, queue, priority, state, payload, name, description, tags,
-           metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds, max_attempts,
-           max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
+        (id, tenant_id, type, queue, priority, state, payload, payload_bytes, name, description,
+         tags, metadata, unique_key, depends_on, run_at, expires_at, timeout_seconds,
+         max_attempts, attempt_limit, pointer_at)
+    SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, name, description,
+           tags, metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds,
+           max_attempts, max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
     FROM admitted
     WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
     ON CONFLICT (id) DO NOTHING
@@ -208,16 +209,11 @@ def _refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID,
     refused: dict[UUID, Answer] = {}
     for tenant_id, room in rooms.items():
         own = [job for job in batch if job.tenant_id == tenant_id]
-        judged = judge(room.quotas, room.usage, map(_payload_bytes, own))
+        judged = judge(room.quotas, room.usage, (payload_size(job.payload) for job in own))
         refused |= {
             job.id: refusal for job, refusal in zip(own, judged, strict=True) if refusal is not None
         }
     return refused
-
-
-def _payload_bytes(job: NewJob) -> int:
-    # As PostgreSQL writes it, but for what it normalises.
-    return len(json.dumps(job.payload, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 async def find_answer(connection: Connection, job: NewJob) -> Answer | None:
@@ -419,6 +415,7 @@ def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
         "queue": job.queue,
         "priority": job.priority,
         "payload": job.payload if job.sealed_payload is None else job.sealed_payload,
+        "payload_bytes": payload_size(job.payload),
         "name": job.name,
         "description": job.description,
         "tags": list(job.tags),

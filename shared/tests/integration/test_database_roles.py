@@ -37,8 +37,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "INSERT": "*",
             "DELETE": "*",
             "UPDATE": "attempt_limit cancel_requested error expires_at finished_at has_dependents"
-            " metadata payload pointer_at priority progress_message progress_percent run_at state"
-            " tags updated_at",
+            " metadata payload payload_bytes pointer_at priority progress_message progress_percent"
+            " run_at state tags updated_at",
         },
         "job_events": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "job_attempts": {"SELECT": "*", "DELETE": "*"},

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -121,6 +122,23 @@ async def test_bytes_of_payloads_are_limited(jobs: Jobs, submit_one: Submit) -> 
     refused = await submit_one(new_job(payload={}), quotas)
     assert isinstance(refused, QuotaExceeded)
     assert (refused.quota, refused.use) == ("payload_bytes", 3 * HELLO)
+
+
+async def test_a_sealed_payload_counts_for_what_it_says(jobs: Jobs, submit_one: Submit) -> None:
+    ring = KeyRing({"k": b"k" * 32})
+    job = new_job()
+    sealed = replace(job, sealed_payload=ring.sealed_payload(TENANT, job.id, job.payload))
+    assert isinstance(await submit_one(sealed, Quotas(payload_bytes=HELLO)), Submission)
+    assert await used(jobs) == Usage(1, HELLO)
+    await patching.patch(
+        jobs.connection, TENANT, job.id, JobPatch(payload={"text": ""}), ring, if_version=None
+    )
+    assert await used(jobs) == Usage(1, HELLO - 5)
+    await patching.patch(
+        jobs.connection, TENANT, job.id, JobPatch(priority="high"), ring, if_version=None
+    )
+    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await counted_wrongly(jobs) == []
 
 
 async def test_results_that_are_kept_are_limited(jobs: Jobs, submit_one: Submit) -> None:

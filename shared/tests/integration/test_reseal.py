@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
 from taskflow import reseal
+from taskflow.doctor import invariants
 from taskflow.jobs import commands, patching
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import finish
@@ -21,11 +22,12 @@ from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed, co
 from taskflow.jobs.resealing import look
 from taskflow.jobs.resealing import reseal as reseal_jobs
 from taskflow.jobs.schemas import JobPatch
+from taskflow.jobs.usage import mend, read_usage
 from taskflow.object_store import ObjectStore
 from taskflow.sealing import KeyRing, Part, Place
 from taskflow.settings import ResealSettings
 from taskflow_testing.clients import open_store
-from taskflow_testing.jobs import TENANT, Connect, Jobs
+from taskflow_testing.jobs import TENANT, Connect, Jobs, new_job
 from taskflow_testing.object_store import TestBucket
 
 OLD = "old:" + base64.b64encode(b"o" * 32).decode()
@@ -166,6 +168,26 @@ async def test_everything_is_sealed_with_the_first_key(
     assert await run(settings(f"none,{NEW}")) == 0
     assert "taskflow.sealed" not in await everything(jobs)
     assert await store.get(key) == f'"{CANARY}"'.encode()
+
+
+@pytest.mark.parametrize(("before", "after"), [("", NEW), (OLD, BOTH), (OLD, f"none,{OLD}")])
+async def test_quotas_count_the_same_before_and_after(
+    jobs: Jobs, settings: Settings, before: str, after: str
+) -> None:
+    ring, job = KeyRing.of(before), new_job(payload={"text": CANARY})
+    await jobs.submit(
+        id=job.id,
+        payload=job.payload,
+        sealed_payload=ring.sealed_payload(TENANT, job.id, job.payload),
+    )
+    await complete(jobs, await sealed_job(jobs, before), before)
+    usage = await read_usage(jobs.connection, [TENANT])
+    assert await run(settings(after)) == 0
+    # What is counted when the job goes is what was counted when it came.
+    invariant = invariants.load()["I17_use_is_counted"]
+    assert [each.count for each in await invariants.run(jobs.connection, invariants=[invariant])] == [0]
+    assert await mend(jobs.connection) == {}
+    assert await read_usage(jobs.connection, [TENANT]) == usage
 
 
 async def test_a_job_that_runs_while_keys_rotate_ends_as_it_should(
