@@ -16,6 +16,8 @@ from taskflow_local.stack import Stack
 from taskflow_local.stack_settings import StackSettings, load_stack_settings
 from taskflow_local.turns import turn
 
+_SERVER_ADDRESSES = ("TASKFLOW_DATABASE_URL", "TASKFLOW_AMQP_URL")
+
 
 def up(checkout: Path, environment: Mapping[str, str]) -> None:
     """Start what does not run, servers and services, and return when the API is ready.
@@ -108,9 +110,8 @@ def settle_settings(
     for note in env_file.prepare(path, checkout / ".env.example", environment):
         say(note)
     values = env_file.read(path)
-    # Migration and services read it before .env, so it decides whose database it is here as well.
-    if database_url := environment.get("TASKFLOW_DATABASE_URL"):
-        values["TASKFLOW_DATABASE_URL"] = database_url
+    # Migration and services read it before .env, so it decides whose servers they are here as well.
+    values |= {name: environment[name] for name in _SERVER_ADDRESSES if environment.get(name)}
     return load_stack_settings(values)
 
 

@@ -23,6 +23,7 @@ from taskflow_local.stack_settings import StackSettings, load_stack_settings
 
 OWN_URL = "postgresql://taskflow:secret@127.0.0.1:5433/taskflow"
 ELSEWHERE = "postgresql://me:mine@db.example.com/taskflow"
+BROKER_ELSEWHERE = "amqps://me:mine@mq.example.com/taskflow"
 
 
 def settings(**changes: str) -> StackSettings:
@@ -66,14 +67,18 @@ def test_a_database_elsewhere_is_taken_as_env_says() -> None:
     assert set(urls(settings(database_url=ELSEWHERE)).values()) == {None}
 
 
-def test_a_database_elsewhere_is_taken_as_the_environment_says(
-    tmp_path: Path, checkout: Path
+@pytest.mark.parametrize(
+    ("variable", "elsewhere"),
+    [("TASKFLOW_DATABASE_URL", ELSEWHERE), ("TASKFLOW_AMQP_URL", BROKER_ELSEWHERE)],
+)
+def test_a_server_elsewhere_is_taken_as_the_environment_says(
+    tmp_path: Path, checkout: Path, variable: str, elsewhere: str
 ) -> None:
     shutil.copy(checkout / ".env.example", tmp_path)
     ours = settle_settings(tmp_path, {}, running=False)
-    assert None not in urls(ours).values()
-    others = settle_settings(tmp_path, {"TASKFLOW_DATABASE_URL": ELSEWHERE}, running=False)
-    assert set(urls(others).values()) == {None}
+    assert None not in urls(ours, variable).values()
+    others = settle_settings(tmp_path, {variable: elsewhere}, running=False)
+    assert set(urls(others, variable).values()) == {None}
 
 
 @pytest.mark.parametrize("amqp_url", ["", "amqp://taskflow:secret@127.0.0.1:5672/taskflow"])
@@ -89,8 +94,8 @@ def test_each_service_has_a_user_of_its_own_in_rabbitmq(amqp_url: str) -> None:
 
 
 def test_a_broker_elsewhere_is_taken_as_env_says() -> None:
-    elsewhere = "amqps://me:mine@mq.example.com/taskflow"
-    assert set(urls(settings(amqp_url=elsewhere), "TASKFLOW_AMQP_URL").values()) == {None}
+    found = urls(settings(amqp_url=BROKER_ELSEWHERE), "TASKFLOW_AMQP_URL")
+    assert set(found.values()) == {None}
 
 
 async def test_a_login_takes_its_own_roles_and_no_others(tmp_path: Path, checkout: Path) -> None:
