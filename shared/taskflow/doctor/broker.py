@@ -1,4 +1,4 @@
-"""RabbitMQ as the doctor sees it: looked at, never mended, since connecting services declare."""
+"""RabbitMQ as the doctor sees it: looked at, never mended, since schedulers declare."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from taskflow.broker import topology
 from taskflow.broker.connection import connect, node_urls
 from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.doctor.dead_messages import DeadMessage, peek
-from taskflow.doctor.diagnosis import Diagnosis, fail, ok, warn
+from taskflow.doctor.diagnosis import Diagnosis, fail, ok, unseen, warn
 from taskflow.doctor.servers import said
 from taskflow.errors import ServiceUnavailable
 
@@ -99,6 +99,8 @@ async def _check_accepting(connection: AbstractConnection) -> Diagnosis:
             queue = await channel.declare_queue(exclusive=True, auto_delete=True)
             await channel.default_exchange.publish(Message(b"doctor"), queue.name)
             await channel.close()
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        return _refused("RabbitMQ", error)
     except BROKER_ERRORS as error:
         return fail(
             "RabbitMQ",
@@ -107,6 +109,14 @@ async def _check_accepting(connection: AbstractConnection) -> Diagnosis:
             " majority of the cluster; submissions are accepted meanwhile.",
         )
     return ok("RabbitMQ", "answers and takes messages")
+
+
+def _refused(subject: str, error: BaseException) -> Diagnosis:
+    return unseen(
+        subject,
+        f"this user may not try it: {said(error)}",
+        "Give the doctor the TASKFLOW_AMQP_URL of who owns the virtual host, not a service's own.",
+    )
 
 
 def _silent(error: BaseException) -> Diagnosis:
@@ -123,7 +133,7 @@ def _topology(missing: list[str]) -> Diagnosis:
         return fail(
             "topology",
             f"{len(missing)} of {exchanges + queues} exchanges and queues are missing",
-            "Run `make migrate`; a service that connects declares them as well.",
+            "Run `make migrate`; a scheduler that connects declares them as well.",
             missing,
         )
     return ok(
@@ -152,7 +162,8 @@ async def _with_dead_messages(
             dead = await peek(channel, limit=DEAD_MESSAGES_SEEN)
             await channel.close()
     except _UNREACHABLE as error:
-        return BrokerReport([*diagnoses, _silent(error)])
+        refused = isinstance(error.__cause__, aiormq.exceptions.ChannelAccessRefused)
+        return BrokerReport([*diagnoses, _refused("dead", error) if refused else _silent(error)])
     foreign = [message for message in dead if message.job_id is None]
     if foreign:
         diagnosis = warn(

@@ -19,6 +19,8 @@ from taskflow.broker.connection import Broker
 from taskflow.broker.message import encode
 from taskflow.broker.publisher import Publisher
 from taskflow.broker.rights import BROKER_RIGHTS
+from taskflow.doctor.broker import examine_broker, open_broker
+from taskflow.doctor.diagnosis import Level
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.backoff import LADDER_SECONDS
 from taskflow.jobs.lanes import Lane
@@ -289,6 +291,19 @@ async def test_a_service_may_do_nothing_else(users: Users, service: str) -> None
                 assert refused, f"{service} may {what}"
     assert await depth(users, LANE_QUEUE) == 0
     assert await depth(users, topology.DEAD_QUEUE) == 0
+
+
+async def test_the_doctor_says_of_a_services_user_that_it_sees_too_little(users: Users) -> None:
+    async with connected_broker(users["scheduler"]), open_broker(users["api"]) as connection:
+        report = await examine_broker(connection)
+    levels = {diagnosis.subject: diagnosis.level for diagnosis in report.diagnoses}
+    assert levels == {
+        "RabbitMQ": Level.UNSEEN,
+        "topology": Level.OK,
+        "unrouted": Level.OK,
+        "dead": Level.UNSEEN,
+    }
+    assert report.dead_messages is None
 
 
 @pytest.mark.parametrize("service", BROKER_RIGHTS)
