@@ -21,7 +21,7 @@ from taskflow.errors import (
 from taskflow.jobs.resealing import StoredResult, is_named, look, reseal
 from taskflow.object_store import ObjectStore
 from taskflow.sealed_form import sealed_by
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow.settings import ResealSettings
 
 WINDOW = 500
@@ -56,7 +56,7 @@ def run(settings: ResealSettings, *, dry_run: bool) -> int:
         sys.stderr.write(f"taskflow: PostgreSQL: {error or type(error).__name__}\n")
         return 1
     done = "to be sealed" if dry_run else "sealed"
-    ring = KeyRing.of(settings.payload_keys.get_secret_value())
+    ring = SealingKeyRing.of(settings.payload_keys.get_secret_value())
     sys.stdout.write(
         f"{tally.seen} jobs looked at; {done} with {ring.seals_with or 'no key'}:"
         f" {tally.jobs} jobs, {tally.objects} large results\n"
@@ -77,7 +77,7 @@ async def _run(settings: ResealSettings, *, dry_run: bool) -> Tally:
         stack.push_async_callback(connection.close)
         store = _open_store(settings)
         stack.push_async_callback(store.close)
-        ring = KeyRing.of(settings.payload_keys.get_secret_value())
+        ring = SealingKeyRing.of(settings.payload_keys.get_secret_value())
         return await _Resealing(connection, store, ring, dry_run=dry_run).run()
 
 
@@ -124,7 +124,12 @@ class _Resealing:
     """One pass over all jobs."""
 
     def __init__(
-        self, connection: asyncpg.Connection, store: ObjectStore, ring: KeyRing, *, dry_run: bool
+        self,
+        connection: asyncpg.Connection,
+        store: ObjectStore,
+        ring: SealingKeyRing,
+        *,
+        dry_run: bool,
     ) -> None:
         self._connection = connection
         self._store = store

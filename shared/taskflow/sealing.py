@@ -47,7 +47,7 @@ class Place:
         return f"taskflow 1 {self.tenant_id} {self.job_id} {self.part}".encode()
 
 
-class KeyRing:
+class SealingKeyRing:
     """The keys of TASKFLOW_PAYLOAD_KEYS. Without any, nothing is sealed and nothing sealed opens.
 
     Opening raises PayloadKeyMissing, or SealBroken where the content is not what was sealed there.
@@ -59,12 +59,12 @@ class KeyRing:
         self.seals_with = None if first == NO_KEY else first
 
     @classmethod
-    def of(cls, setting: str) -> "KeyRing":
+    def of(cls, setting: str) -> "SealingKeyRing":
         """The keys that the setting names; raises ValueError if it is malformed."""
         return cls(parse_payload_keys(setting))
 
     def __repr__(self) -> str:
-        return f"KeyRing({', '.join(self._keys)})"
+        return f"SealingKeyRing({', '.join(self._keys)})"
 
     @property
     def key_ids(self) -> list[str]:

@@ -13,7 +13,7 @@ from taskflow.jobs import queries
 from taskflow.jobs.opening import opened_job
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 from taskflow_api.database_access import Reads
 from taskflow_api.etags import etag
 from taskflow_api.job_types import JobTypes
@@ -53,7 +53,11 @@ class JobDocument:
 
 
 def job_document(
-    row: Mapping[Any, Any], secrets: SecretFields, ring: KeyRing, *, deduplicated: bool = False
+    row: Mapping[Any, Any],
+    secrets: SecretFields,
+    ring: SealingKeyRing,
+    *,
+    deduplicated: bool = False,
 ) -> JobDocument:
     """A row of `jobs` as a document; a result that lies in the object store is left out.
 
@@ -67,7 +71,7 @@ def job_document(
     return JobDocument(row, view, content, etag(row["updated_at"], represented))
 
 
-async def with_result(document: JobDocument, results: Results, ring: KeyRing) -> JobDocument:
+async def with_result(document: JobDocument, results: Results, ring: SealingKeyRing) -> JobDocument:
     """The document with its result, wherever that lies.
 
     Raises:
@@ -97,7 +101,7 @@ class JobDocuments:
     Only the row can tell that a job was retried or deleted, so that every answer begins with it.
     """
 
-    def __init__(self, reads: Reads, job_types: JobTypes, ring: KeyRing) -> None:
+    def __init__(self, reads: Reads, job_types: JobTypes, ring: SealingKeyRing) -> None:
         self._reads = reads
         self._job_types = job_types
         self._ring = ring

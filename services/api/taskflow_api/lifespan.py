@@ -21,7 +21,7 @@ from taskflow.jobs.quotas import Quotas
 from taskflow.object_store import ObjectStore
 from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
 from taskflow_api.cache.cache import Cache
@@ -55,7 +55,7 @@ class Resources:
 
     api_keys: ApiKeys
     users: Users
-    ring: KeyRing
+    ring: SealingKeyRing
     rate_limits: RateLimits
     reads: Reads
     writes: Writes
@@ -126,7 +126,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     )
     stack.push_async_callback(submissions.close)
     writes = Writes(tenants)
-    ring = KeyRing.of(settings.payload_keys.get_secret_value())
+    ring = SealingKeyRing.of(settings.payload_keys.get_secret_value())
     users = open_users(
         settings,
         stack,
@@ -134,7 +134,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         writes=writes,
         relay=relay,
         rate_limits=rate_limits,
-        payload_keys=ring,
+        ring=ring,
     )
     job_types = JobTypes(reads)
     waiters = Waiters(own)

@@ -8,7 +8,7 @@ from taskflow_api.storage_patience import storage_patience
 
 
 class Results:
-    """Reads them; an object is never changed, so that its key stands for the result."""
+    """Reads them as stored; an object may be sealed anew, but its key stands for one result."""
 
     def __init__(self, artifacts: ArtifactStore, cache: Cache) -> None:
         self._artifacts = artifacts

@@ -10,7 +10,7 @@ import structlog
 from taskflow.db.startup import is_ready_before
 from taskflow.jobs.worker_state import WorkerState
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
@@ -45,7 +45,7 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         say = await stack.enter_async_context(
             registered(me, registry, database, settings.concurrency, last_words)
         )
-        ring = KeyRing.of(settings.payload_keys.get_secret_value())
+        ring = SealingKeyRing.of(settings.payload_keys.get_secret_value())
         premises = Premises(settings, registry, ring, me, database, last_words)
         worker = await build_worker(premises, stack)
         executor = worker.executor

@@ -11,7 +11,7 @@ from taskflow.jobs.notes import ProgressNote, record_progress, save_checkpoint
 from taskflow.jobs.outcomes import Attempt
 from taskflow.patience import pause_seconds
 from taskflow.sdk.errors import JobStopped
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 CHECKPOINT_PATIENCE_SECONDS = 30.0
 
@@ -87,7 +87,7 @@ class ProgressWriter:
 class CheckpointWriter:
     """Stores checkpoints: the handler waits until its checkpoint is safe."""
 
-    def __init__(self, database: Database, ring: KeyRing) -> None:
+    def __init__(self, database: Database, ring: SealingKeyRing) -> None:
         self._database = database
         self._ring = ring
 

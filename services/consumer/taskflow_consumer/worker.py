@@ -13,7 +13,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.relay import Relay
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
@@ -32,7 +32,7 @@ class Premises:
 
     settings: ConsumerSettings
     registry: Registry
-    ring: KeyRing
+    ring: SealingKeyRing
     me: Identity
     database: Database
     last_words: LastWords

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 Row = Mapping[Any, Any]
 """A row by its columns' names."""
 
 
-def opened_job(ring: KeyRing, row: Row) -> dict[str, Any]:
+def opened_job(ring: SealingKeyRing, row: Row) -> dict[str, Any]:
     """A row of `jobs`; a result that lies in the object store is not in it.
 
     Raises:
@@ -25,12 +25,12 @@ def opened_job(ring: KeyRing, row: Row) -> dict[str, Any]:
     }
 
 
-def opened_attempt(ring: KeyRing, tenant_id: UUID, job_id: UUID, row: Row) -> dict[str, Any]:
+def opened_attempt(ring: SealingKeyRing, tenant_id: UUID, job_id: UUID, row: Row) -> dict[str, Any]:
     """A row of `queries.list_attempts`; raises what `opened_job` raises."""
     return dict(row) | {"error": opened_error(ring, tenant_id, job_id, row["error"])}
 
 
-def opened_event(ring: KeyRing, row: Row) -> dict[str, Any]:
+def opened_event(ring: SealingKeyRing, row: Row) -> dict[str, Any]:
     """A row of `job_events`; raises what `opened_job` raises."""
     detail = row["detail"]
     if detail and "error" in detail:
@@ -40,7 +40,7 @@ def opened_event(ring: KeyRing, row: Row) -> dict[str, Any]:
 
 
 def opened_error(
-    ring: KeyRing, tenant_id: UUID, job_id: UUID, error: dict[str, Any] | None
+    ring: SealingKeyRing, tenant_id: UUID, job_id: UUID, error: dict[str, Any] | None
 ) -> dict[str, Any] | None:
     """A job's error: its message may be sealed, its type never is."""
     if error is None:

@@ -17,7 +17,7 @@ from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
 from taskflow.jobs.usage import write_change
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 _PATCH = """
 UPDATE jobs
@@ -36,7 +36,7 @@ async def patch(
     tenant_id: UUID,
     job_id: UUID,
     change: JobPatch,
-    ring: KeyRing,
+    ring: SealingKeyRing,
     *,
     if_version: Collection[datetime] | None,
     origin: Origin | None = None,
@@ -85,7 +85,7 @@ class _Payload:
     counted_bytes: int
 
 
-def _payload_of(row: Any, change: JobPatch, ring: KeyRing) -> _Payload:
+def _payload_of(row: Any, change: JobPatch, ring: SealingKeyRing) -> _Payload:
     """The payload to store; one that isn't changed stays as it is, and isn't opened."""
     if change.payload is None:
         return _Payload(row["payload"], row["payload_bytes"])

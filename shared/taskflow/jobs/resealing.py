@@ -13,7 +13,7 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.errors import PayloadKeyMissing, SealBroken
 from taskflow.sealed_form import sealed_by, sealed_by_sql
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 _FIRST_ID = UUID(int=0)
 _PARTS = (Part.PAYLOAD, Part.RESULT, Part.CHECKPOINT)
@@ -97,7 +97,7 @@ WHERE job_id = ANY($1::uuid[]) AND detail -> 'error' IS NOT NULL
 
 
 async def look(
-    connection: Connection, ring: KeyRing, *, after: UUID | None = None, limit: int
+    connection: Connection, ring: SealingKeyRing, *, after: UUID | None = None, limit: int
 ) -> Window:
     """The next `limit` jobs after the id `after`."""
     first_key = ring.seals_with or ""
@@ -116,7 +116,7 @@ async def look(
     )
 
 
-async def reseal(connection: Connection, ring: KeyRing, job_ids: Sequence[UUID]) -> Resealed:
+async def reseal(connection: Connection, ring: SealingKeyRing, job_ids: Sequence[UUID]) -> Resealed:
     """Seal these jobs anew in one transaction; who writes to one of them waits for it.
 
     A job that can't be opened stays as it is; one that is gone is passed over.
@@ -160,7 +160,7 @@ class _Changes:
     """One job's row, attempts and events as they are to be."""
 
     def __init__(
-        self, ring: KeyRing, row: Any, attempts: Sequence[Any], events: Sequence[Any]
+        self, ring: SealingKeyRing, row: Any, attempts: Sequence[Any], events: Sequence[Any]
     ) -> None:
         self._ring = ring
         self._tenant_id, self._job_id = row["tenant_id"], row["id"]

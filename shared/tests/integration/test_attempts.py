@@ -12,7 +12,7 @@ from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 
 ERROR = JobError("Boom", "it broke", retryable=True)
@@ -320,8 +320,8 @@ async def test_a_job_of_an_unknown_type_is_looked_at_less_and_less_often(
 
 
 async def test_what_is_sealed_with_another_key_is_left_for_others(jobs: Jobs) -> None:
-    def ring(key_id: str) -> KeyRing:
-        return KeyRing({key_id: b"k" * 32})
+    def ring(key_id: str) -> SealingKeyRing:
+        return SealingKeyRing({key_id: b"k" * 32})
 
     def sealed(key_id: str) -> dict[str, Any]:
         job_id = uuid7()

@@ -16,11 +16,11 @@ from taskflow.jobs.patching import patch
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 from taskflow_testing.waiting import eventually
 
-BARE = KeyRing({})
+BARE = SealingKeyRing({})
 SOON = datetime.now(UTC) + timedelta(hours=1)
 FAILED = Outcome(OutcomeKind.FAILED, error=JobError("Boom", "it broke", retryable=False))
 

@@ -20,14 +20,15 @@ from taskflow.jobs.outcomes import completed
 from taskflow.jobs.quotas import NEAR_JOBS, Quotas, Usage
 from taskflow.jobs.room import FOLD_AT
 from taskflow.jobs.schemas import JobPatch
+from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit, submit_alone
 from taskflow.jobs.usage import fold, mend, read_usage
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
 
 OTHER = UUID("00000000-0000-7000-8000-00000000000b")
-UNSEALED = KeyRing.of("")
+UNSEALED = SealingKeyRing.of("")
 HELLO = len('{"text": "hello"}')
 
 Submit = Callable[..., Coroutine[Any, Any, Answer]]
@@ -125,7 +126,7 @@ async def test_bytes_of_payloads_are_limited(jobs: Jobs, submit_one: Submit) -> 
 
 
 async def test_a_sealed_payload_counts_for_what_it_says(jobs: Jobs, submit_one: Submit) -> None:
-    ring = KeyRing({"k": b"k" * 32})
+    ring = SealingKeyRing({"k": b"k" * 32})
     job = new_job()
     sealed = replace(job, sealed_payload=ring.sealed_payload(TENANT, job.id, job.payload))
     assert isinstance(await submit_one(sealed, Quotas(payload_bytes=HELLO)), Submission)
@@ -135,7 +136,7 @@ async def test_a_sealed_payload_counts_for_what_it_says(jobs: Jobs, submit_one: 
     )
     assert await used(jobs) == Usage(1, HELLO - 5)
     await patching.patch(
-        jobs.connection, TENANT, job.id, JobPatch(priority="high"), ring, if_version=None
+        jobs.connection, TENANT, job.id, JobPatch(priority=Priority.HIGH), ring, if_version=None
     )
     assert await used(jobs) == Usage(1, HELLO - 5)
     assert await counted_wrongly(jobs) == []

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from taskflow.errors import PayloadKeyMissing, SealBroken
 from taskflow.sealed_form import json_sealed_by
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 TENANT, JOB = UUID(int=7), UUID(int=8)
 PLACE = Place(TENANT, JOB, Part.PAYLOAD)
 OLD, NEW = (f"{name}:{base64.b64encode(secrets.token_bytes(32)).decode()}" for name in "on")
 
-BARE = KeyRing.of("")
-FIRST = KeyRing.of(OLD)
-ROTATED = KeyRing.of(f"{NEW},{OLD}")
-LEAVING = KeyRing.of(f"none,{OLD}")
+BARE = SealingKeyRing.of("")
+FIRST = SealingKeyRing.of(OLD)
+ROTATED = SealingKeyRing.of(f"{NEW},{OLD}")
+LEAVING = SealingKeyRing.of(f"none,{OLD}")
 
 VALUES = st.recursive(
     st.none()
@@ -34,7 +34,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from([BARE, FIRST, ROTATED, LEAVING]))
-def test_what_is_stored_comes_back(value: Any, ring: KeyRing) -> None:
+def test_what_is_stored_comes_back(value: Any, ring: SealingKeyRing) -> None:
     stored = ring.seal_json(PLACE, json.dumps(value))
     assert json.loads(ring.open_json(PLACE, stored)) == value
     assert ring.open_value(PLACE, json.loads(stored)) == value
@@ -69,7 +69,7 @@ def test_the_first_key_seals_and_all_of_them_open() -> None:
 
 
 @pytest.mark.parametrize("ring", [BARE, FIRST, LEAVING])
-def test_a_key_that_is_not_there_is_named(ring: KeyRing) -> None:
+def test_a_key_that_is_not_there_is_named(ring: SealingKeyRing) -> None:
     with pytest.raises(PayloadKeyMissing, match="'n'"):
         ring.open_json(PLACE, ROTATED.seal_json(PLACE, "1"))
     with pytest.raises(PayloadKeyMissing, match="'n'"):
@@ -127,13 +127,13 @@ def test_a_fingerprint_tells_nothing_to_who_has_no_key() -> None:
 )
 def test_a_malformed_setting_is_said_without_its_keys(setting: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
-        KeyRing.of(setting)
+        SealingKeyRing.of(setting)
     assert "SECRET" not in str(caught.value)
     assert OLD[2:] not in str(caught.value)
 
 
 def test_keys_in_the_alphabet_of_urls_are_keys() -> None:
     key = b"\xff\xfe" * 16
-    ring = KeyRing.of(f"k:{base64.urlsafe_b64encode(key).decode()}")
+    ring = SealingKeyRing.of(f"k:{base64.urlsafe_b64encode(key).decode()}")
     assert ring.seals_with == "k"
     assert "/v7" not in repr(ring)

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from taskflow.access.scopes import Scope
 from taskflow_api.users.errors import InvalidToken
-from taskflow_api.users.key_ring import KeyRing
+from taskflow_api.users.token_keys import TokenKeyRing
 
 ALGORITHM = "HS256"
 ISSUER = "taskflow"
@@ -38,7 +38,7 @@ class Access:
 class AccessTokens:
     """Signs them, and reads what was signed here."""
 
-    def __init__(self, keys: KeyRing, *, life_seconds: int) -> None:
+    def __init__(self, keys: TokenKeyRing, *, life_seconds: int) -> None:
         self._keys = keys
         self.life_seconds = life_seconds
 

@@ -10,7 +10,7 @@ import hmac
 import re
 import secrets
 
-from taskflow_api.users.key_ring import Key
+from taskflow_api.users.token_keys import Key
 
 PREFIX = "tf_refresh_"
 MAX_CHARACTERS = 100

@@ -13,7 +13,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit
 from taskflow.relay import Dispatch, Relay
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_api.database_access import Writes
 from taskflow_api.users.errors import RegistrationClosed
 from taskflow_api.users.passwords import Passwords
@@ -41,7 +41,7 @@ class Registrations:
         writes: Writes,
         passwords: Passwords,
         relay: Relay,
-        ring: KeyRing,
+        ring: SealingKeyRing,
         *,
         is_open: bool,
         with_mail: bool,
@@ -100,7 +100,7 @@ class Registrations:
             self._relay.send([Dispatch(Pointer(mail.id, lane, mail.type, answer.pointer_at))])
 
 
-def _welcome(user: NewUser, ring: KeyRing) -> NewJob:
+def _welcome(user: NewUser, ring: SealingKeyRing) -> NewJob:
     job_id = uuid7()
     payload = {"to": [user.email], "subject": "Welcome to TaskFlow", "text": _WELCOME}
     return NewJob(

@@ -20,10 +20,10 @@ from taskflow_api.database_access import Lookups, Writes
 from taskflow_api.users import refresh_tokens
 from taskflow_api.users.access_tokens import Access, AccessTokens
 from taskflow_api.users.errors import SignInRefused
-from taskflow_api.users.key_ring import KeyRing
 from taskflow_api.users.login_limits import LoginLimits
 from taskflow_api.users.mail_addresses import normal_address
 from taskflow_api.users.passwords import Passwords
+from taskflow_api.users.token_keys import TokenKeyRing
 from taskflow_api.users.visits import Visit
 
 _MAX_NOTES = 100
@@ -51,7 +51,7 @@ class SignIn:
         passwords: Passwords,
         *,
         limits: LoginLimits,
-        keys: KeyRing,
+        keys: TokenKeyRing,
         access_tokens: AccessTokens,
         session_seconds: int,
     ) -> None:

@@ -19,7 +19,7 @@ class Key:
     """Makes a refresh token of the one before it."""
 
 
-class KeyRing:
+class TokenKeyRing:
     """The first key makes tokens, all of them are accepted."""
 
     def __init__(self, settings: UserSettings) -> None:

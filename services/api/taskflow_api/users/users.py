@@ -3,19 +3,19 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from taskflow import sealing
 from taskflow.relay import Relay
+from taskflow.sealing import SealingKeyRing
 from taskflow.settings import ApiSettings
 from taskflow_api.database_access import Lookups, Writes
 from taskflow_api.rate_limits.limits import RateLimits
 from taskflow_api.users.access_tokens import AccessTokens
 from taskflow_api.users.callers import TokenCallers
 from taskflow_api.users.external_tokens import ExternalTokens
-from taskflow_api.users.key_ring import KeyRing
 from taskflow_api.users.login_limits import LoginLimits
 from taskflow_api.users.passwords import Passwords
 from taskflow_api.users.registration import Registrations
 from taskflow_api.users.sign_in import SignIn
+from taskflow_api.users.token_keys import TokenKeyRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ def open_users(
     writes: Writes,
     relay: Relay,
     rate_limits: RateLimits,
-    payload_keys: sealing.KeyRing,
+    ring: SealingKeyRing,
 ) -> Users:
     """They are closed with the stack."""
     passwords = Passwords()
     stack.callback(passwords.close)
-    keys = KeyRing(settings)
+    keys = TokenKeyRing(settings)
     access_tokens = AccessTokens(keys, life_seconds=settings.access_token_seconds)
     external = None
     if settings.oidc_issuer:
@@ -67,7 +67,7 @@ def open_users(
             writes,
             passwords,
             relay,
-            payload_keys,
+            ring,
             is_open=settings.registration_open,
             with_mail=bool(settings.smtp_host),
         ),

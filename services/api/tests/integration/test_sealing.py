@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed, completed_in_object
 from taskflow.sealed_form import json_sealed_by
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
@@ -78,7 +78,7 @@ async def test_a_payload_is_stored_sealed_and_shown_open(
 
 
 async def test_a_result_and_an_error_are_shown_open(sealed: httpx.AsyncClient, jobs: Jobs) -> None:
-    ring = KeyRing.of(OLD)
+    ring = SealingKeyRing.of(OLD)
     done, failed = [await submit(sealed) for _ in range(2)]
     result = ring.seal_json(place(done, Part.RESULT), json.dumps([CANARY]))
     await end(jobs, done, completed(result))
@@ -104,7 +104,7 @@ async def test_a_large_result_is_shown_open(
     job_id = await submit(sealed)
     row = await jobs.row(UUID(job_id))
     key = f"artifacts/{TENANT}/{row['created_at'].date()}/{job_id}/1/result-1.json"
-    body = KeyRing.of(OLD).seal_object(place(job_id, Part.RESULT), b'"a canary"')
+    body = SealingKeyRing.of(OLD).seal_object(place(job_id, Part.RESULT), b'"a canary"')
     async with open_store(s3) as store:
         await store.put(key, body)
     await end(jobs, job_id, completed_in_object(key, len(body)))
@@ -202,6 +202,8 @@ async def test_a_result_that_looks_sealed_is_shown_as_it_is(
     job_id = await submit(api)
     value_json = json.dumps("taskflow.sealed:1:mine:AAAA")
     await end(
-        jobs, job_id, completed(KeyRing({}).seal_json(place(job_id, Part.RESULT), value_json))
+        jobs,
+        job_id,
+        completed(SealingKeyRing({}).seal_json(place(job_id, Part.RESULT), value_json)),
     )
     assert (await api.get(f"{PATH}/{job_id}")).json()["result"] == json.loads(value_json)

@@ -17,8 +17,8 @@ from taskflow.access import sessions
 from taskflow.db.tenants import DEFAULT_TENANT_ID
 from taskflow.settings import UserSettings
 from taskflow_api.users.access_tokens import AccessTokens
-from taskflow_api.users.key_ring import KeyRing
 from taskflow_api.users.passwords import PARAMETERS, Passwords
+from taskflow_api.users.token_keys import TokenKeyRing
 from taskflow_testing.problems import check_problem
 
 from .conftest import Start
@@ -373,7 +373,9 @@ async def test_a_session_carries_no_token_of_somebody_else(
     anybody: httpx.AsyncClient, tokens: dict[str, Any], setting_values: dict[str, Any]
 ) -> None:
     """Signed with the secret, which has leaked, by who has a session of its own."""
-    signer = AccessTokens(KeyRing(UserSettings(_env_file=None, **setting_values)), life_seconds=60)
+    signer = AccessTokens(
+        TokenKeyRing(UserSettings(_env_file=None, **setting_values)), life_seconds=60
+    )
     own = signer.read(tokens["access_token"])
     for forged in (
         replace(own, tenant_id=DEFAULT_TENANT_ID),

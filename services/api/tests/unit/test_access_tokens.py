@@ -16,7 +16,7 @@ from taskflow.access.scopes import ALL_SCOPES, Scope
 from taskflow.settings import UserSettings
 from taskflow_api.users.access_tokens import Access, AccessTokens
 from taskflow_api.users.errors import InvalidToken
-from taskflow_api.users.key_ring import KeyRing
+from taskflow_api.users.token_keys import TokenKeyRing
 from taskflow_testing.problems import check_problem
 
 # As in conftest.py.
@@ -26,8 +26,10 @@ ME = "/api/v1/auth/me"
 ACCESS = Access(uuid4(), uuid4(), uuid4(), ALL_SCOPES)
 
 
-def ring(secret: str, previous: str = "") -> KeyRing:
-    return KeyRing(UserSettings(_env_file=None, jwt_secret=secret, jwt_previous_secret=previous))
+def ring(secret: str, previous: str = "") -> TokenKeyRing:
+    return TokenKeyRing(
+        UserSettings(_env_file=None, jwt_secret=secret, jwt_previous_secret=previous)
+    )
 
 
 def tokens(*secrets: str, life_seconds: int = 86_400) -> AccessTokens:

@@ -6,8 +6,8 @@ from taskflow.settings import UserSettings
 from taskflow_api.form_body import parse_form
 from taskflow_api.problems import ProblemError
 from taskflow_api.users import refresh_tokens
-from taskflow_api.users.key_ring import KeyRing
 from taskflow_api.users.mail_addresses import normal_address
+from taskflow_api.users.token_keys import TokenKeyRing
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_is_no_form_is_refused(body: bytes) -> None:
 
 def test_a_refresh_token_has_one_successor_for_each_key() -> None:
     settings = UserSettings(_env_file=None, jwt_secret="a" * 32, jwt_previous_secret="b" * 32)
-    current, previous = KeyRing(settings).keys
+    current, previous = TokenKeyRing(settings).keys
     token = refresh_tokens.new()
     following = refresh_tokens.successor(token, current)
     assert refresh_tokens.is_well_formed(token)

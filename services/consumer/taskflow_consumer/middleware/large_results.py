@@ -7,7 +7,7 @@ from taskflow.errors import ServiceUnavailable
 from taskflow.jobs import outcomes
 from taskflow.jobs.outcomes import JobError, Outcome
 from taskflow.patience import pause_seconds
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 from taskflow_consumer.ports import Artifacts
@@ -17,7 +17,12 @@ class LargeResults:
     """Stores them, and is patient: giving up means that the handler's work is done once more."""
 
     def __init__(
-        self, artifacts: Artifacts, ring: KeyRing, *, inline_bytes: int, patience_seconds: float
+        self,
+        artifacts: Artifacts,
+        ring: SealingKeyRing,
+        *,
+        inline_bytes: int,
+        patience_seconds: float,
     ) -> None:
         self._artifacts = artifacts
         self._ring = ring

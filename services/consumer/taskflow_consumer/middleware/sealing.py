@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from taskflow.errors import PayloadKeyMissing, SealBroken
 from taskflow.jobs.outcomes import JobError, Outcome
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 
@@ -12,7 +12,7 @@ from taskflow_consumer.middleware.run import Run
 class Sealing:
     """Whatever comes after this step knows of no seals but those of objects."""
 
-    def __init__(self, ring: KeyRing) -> None:
+    def __init__(self, ring: SealingKeyRing) -> None:
         self._ring = ring
 
     async def __call__(self, run: Run, next_step: Step) -> Outcome | None:

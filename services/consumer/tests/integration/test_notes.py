@@ -9,7 +9,7 @@ from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import completed
 from taskflow.sdk.errors import JobStopped
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_consumer.notes import CheckpointWriter, ProgressWriter
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
@@ -81,7 +81,7 @@ async def test_progress_delays_nobody_and_arrives_when_the_database_is_back(
 async def test_a_checkpoint_of_a_job_that_moved_on_is_refused(
     jobs: Jobs, database: Database
 ) -> None:
-    writer = CheckpointWriter(database, KeyRing({}))
+    writer = CheckpointWriter(database, SealingKeyRing({}))
     job = await jobs.start()
     attempt = job.attempt
     await writer.save(job, '{"page": 1}')

@@ -27,7 +27,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
@@ -157,7 +157,7 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
                 artifacts=ours,
                 checkpoints=ours,
                 progress=ours,
-                ring=KeyRing({}),
+                ring=SealingKeyRing({}),
                 log=structlog.get_logger(),
                 random=random.Random(1),
                 concurrency=concurrency,

@@ -17,7 +17,7 @@ from taskflow.jobs.new_job import Idempotency, NewJob, Submission, SubmissionKin
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
 from taskflow.jobs.submission import Answer, submit, submit_alone
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_testing.job_machine.machine import (
     BROKER_IS_THERE,
     PICKS,
@@ -166,7 +166,12 @@ class ClientRules(JobMachine):
         job = self.model.jobs.get(job_id)
         run_at = datetime.now(UTC) + timedelta(hours=1) if to_the_future else None
         work = patching.patch(
-            self.connection, TENANT, job_id, JobPatch(run_at=run_at), KeyRing({}), if_version=None
+            self.connection,
+            TENANT,
+            job_id,
+            JobPatch(run_at=run_at),
+            SealingKeyRing({}),
+            if_version=None,
         )
         if job is None:
             self.refused(work, JobNotFound)

@@ -22,7 +22,7 @@ from taskflow.jobs.states import JobState, Priority
 from taskflow.sdk.context import current_attempt_log
 from taskflow.sdk.job_type import JobFunction, JobType
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import KeyRing
+from taskflow.sealing import SealingKeyRing
 from taskflow_consumer.executor import Executor
 from taskflow_testing.waiting import eventually
 
@@ -206,7 +206,7 @@ class Harness:
             random=random.Random(7),
             concurrency=concurrency,
             **{
-                "ring": KeyRing({}),
+                "ring": SealingKeyRing({}),
                 "result_inline_bytes": 64 * 1024,
                 "result_max_bytes": 1024 * 1024,
                 "stop_grace_seconds": 0.3,

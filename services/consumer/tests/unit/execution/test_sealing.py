@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from taskflow import Fail, JobContext, job
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.outcomes import OutcomeKind
-from taskflow.sealing import KeyRing, Part, Place
+from taskflow.sealing import Part, Place, SealingKeyRing
 
 from .harness import Harness
 
@@ -20,7 +20,7 @@ class Strict(BaseModel):
     number: int
 
 
-RING = KeyRing({"k": b"k" * 32})
+RING = SealingKeyRing({"k": b"k" * 32})
 
 
 def sealed(harness: Harness, payload: Any, checkpoint: Any = None) -> ClaimedJob:
@@ -90,9 +90,9 @@ async def test_a_large_result_is_sealed_where_it_is_put(harness: Harness) -> Non
     assert json.loads(opened) == "a canary" * 100
 
 
-@pytest.mark.parametrize("ring", [RING, KeyRing({})])
+@pytest.mark.parametrize("ring", [RING, SealingKeyRing({})])
 async def test_a_seal_that_does_not_open_ends_the_job_in_words(
-    harness: Harness, ring: KeyRing
+    harness: Harness, ring: SealingKeyRing
 ) -> None:
     @job("subject")
     async def subject() -> None:
