@@ -17,6 +17,13 @@ from taskflow.db.roles import DatabaseRole
 from taskflow.db.schema_version import SCHEMA_REVISION
 from taskflow_testing.servers import TestServers
 
+_JOB = """
+INSERT INTO jobs (id, tenant_id, type, queue, priority, state, payload, result, run_at,
+                  max_attempts, attempt_limit)
+VALUES (uuidv7(), '00000000-0000-7000-8000-000000000001', 'echo', 'default', 'medium', 'queued',
+        $1, $2, now(), 4, 4)
+"""
+
 
 @pytest.fixture
 async def empty_database(servers: TestServers) -> AsyncIterator[str]:
@@ -76,6 +83,29 @@ async def test_up_in_step_down_and_up_again(checkout: Path, empty_database: str)
 async def test_the_code_asks_for_the_newest_revision(checkout: Path, empty_database: str) -> None:
     done = await alembic(checkout, empty_database, "heads")
     assert done.stdout.split() == [SCHEMA_REVISION, "(head)"]
+
+
+async def test_what_is_there_is_counted_and_what_comes_says_its_size(
+    checkout: Path, empty_database: str
+) -> None:
+    before = await alembic(checkout, empty_database, "upgrade", "0006")
+    assert before.returncode == 0, before.stderr
+    connection = await asyncpg.connect(empty_database)
+    try:
+        await connection.execute(_JOB, '{"text": "hello"}', '"done"')
+        after = await alembic(checkout, empty_database, "upgrade", "head")
+        assert after.returncode == 0, after.stderr
+        # As a process of the version before does until it is stopped.
+        await connection.execute(_JOB, '{"text": "later"}', None)
+        sizes = await connection.fetch("SELECT payload_bytes, result_bytes FROM jobs ORDER BY id")
+        assert [tuple(row) for row in sizes] == [(17, 6), (0, None)]
+        counted = await connection.fetchrow(
+            "SELECT waiting_jobs, payload_bytes, result_bytes FROM tenant_usage"
+        )
+        assert counted is not None
+        assert tuple(counted) == (1, 17, 6)
+    finally:
+        await connection.close()
 
 
 async def test_two_who_migrate_at_once_take_turns(checkout: Path, empty_database: str) -> None:
