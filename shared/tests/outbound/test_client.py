@@ -277,7 +277,9 @@ async def test_nothing_but_empty_members_has_an_end(server: HttpServer) -> None:
     assert (answer.body, answer.is_truncated) == (b"", True)
 
 
-@pytest.mark.parametrize("body", [b"no gzip at all", gzip.compress(b"hello" * 99)[:-9]])
+@pytest.mark.parametrize(
+    "body", [b"no gzip at all", gzip.compress(b"hello" * 99)[:-9]], ids=["none", "cut"]
+)
 async def test_a_body_that_is_not_encoded_as_it_says(server: HttpServer, body: bytes) -> None:
     server.answer = http_answer(200, body, content_encoding="gzip")
     with pytest.raises(AnswerMalformed):

@@ -124,6 +124,7 @@ def test_a_fingerprint_tells_nothing_to_who_has_no_key() -> None:
         ("k:SECRET", "the key k must be 32 random bytes"),
         ("k:" + base64.b64encode(b"SECRET" * 5).decode(), "the key k must be 32 random bytes"),
     ],
+    ids=["no-id", "empty-id", "odd-id", "twice", "no-key", "named-none", "no-base64", "short"],
 )
 def test_a_malformed_setting_is_said_without_its_keys(setting: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
