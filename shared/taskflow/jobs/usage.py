@@ -19,6 +19,8 @@ FOLD_FROM = 32
 _FOLD_LOCK = 7_301_448_217_905
 """The advisory lock of who folds: two at once would wait for each other's rows."""
 
+_MEND_LOCK = 7_301_448_217_906
+
 
 def count_changes(
     changes: str, *, source: str = "NULL::job_state", target: str, result_bytes: str = "0"
@@ -148,6 +150,10 @@ RETURNING *
 async def mend(connection: Connection) -> dict[UUID, Usage]:
     """Compare every tenant's count with its jobs, and correct it; what was added to each.
 
-    It reads all jobs.
+    It reads all jobs. While another one does so there is nothing to do.
     """
-    return {row["tenant_id"]: usage_of(row) for row in await connection.fetch(_MEND)}
+    async with connection.transaction():
+        # Before the snapshot: two who see the same difference would both add it.
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _MEND_LOCK):
+            return {}
+        return {row["tenant_id"]: usage_of(row) for row in await connection.fetch(_MEND)}

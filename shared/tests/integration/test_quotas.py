@@ -358,3 +358,16 @@ async def test_drift_is_found_and_mended(jobs: Jobs) -> None:
     assert await counted_wrongly(jobs) == []
     assert await used(jobs) == Usage(1, HELLO)
     assert await mend(jobs.connection) == {}
+
+
+async def test_two_who_mend_at_once_add_the_difference_once(
+    jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    await jobs.submit()
+    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 5, 0, 0, 0)", TENANT)
+    first = await connect()
+    async with first.transaction():
+        assert await mend(first) == {TENANT: Usage(-5)}
+        assert await mend(jobs.connection) == {}
+    assert await mend(jobs.connection) == {}
+    assert await used(jobs) == Usage(1, HELLO)
