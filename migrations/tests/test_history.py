@@ -80,6 +80,40 @@ async def test_up_in_step_down_and_up_again(checkout: Path, empty_database: str)
             assert await tables_and_types(empty_database) == {"alembic_version"}
 
 
+_ROWS_OF_BEFORE = """
+INSERT INTO jobs (id, tenant_id, type, queue, priority, state, payload, result, run_at,
+                  max_attempts, attempt_limit)
+SELECT gen_random_uuid(), (SELECT id FROM tenants), 'echo', 'default', 'medium', state::job_state,
+       '{"n": 1}', result::jsonb, now(), 4, 4
+FROM (VALUES ('queued', NULL), ('scheduled', NULL), ('running', NULL), ('failed', NULL),
+             ('completed', '"abc"'), ('completed', NULL)) AS old (state, result)
+"""
+
+
+async def test_what_is_there_is_counted_and_what_is_held_is_sent_after_a_downgrade(
+    checkout: Path, empty_database: str
+) -> None:
+    assert (await alembic(checkout, empty_database, "upgrade", "0006")).returncode == 0
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute(_ROWS_OF_BEFORE)
+
+    done = await alembic(checkout, empty_database, "upgrade", "0007")
+
+    assert done.returncode == 0, done.stderr
+    counts = await connection.fetch(
+        "SELECT waiting_jobs, payload_bytes, running_jobs, result_bytes FROM tenant_usage"
+    )
+    assert [tuple(row) for row in counts] == [(2, 2 * len('{"n": 1}'), 1, len('"abc"'))]
+    sizes = await connection.fetch("SELECT DISTINCT payload_bytes, result_bytes FROM jobs")
+    assert {tuple(row) for row in sizes} == {(8, None), (8, 5)}
+
+    await connection.execute("UPDATE jobs SET pointer_at = 'infinity' WHERE state = 'queued'")
+    done = await alembic(checkout, empty_database, "downgrade", "0006")
+    assert done.returncode == 0, done.stderr
+    assert not await connection.fetchval("SELECT count(pointer_at) FROM jobs")
+    await connection.close()
+
+
 async def test_the_code_asks_for_the_newest_revision(checkout: Path, empty_database: str) -> None:
     done = await alembic(checkout, empty_database, "heads")
     assert done.stdout.split() == [SCHEMA_REVISION, "(head)"]
