@@ -11,6 +11,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.quotas import NEAR_BYTES, NEAR_JOBS, NEAR_SHARE, Quotas, Usage
+from taskflow.jobs.tenant_turns import Turn, take_turns
 from taskflow.jobs.usage import SUMS, fold, usage_of
 
 NO_QUOTAS = Quotas()
@@ -26,20 +27,6 @@ class Room:
     quotas: Quotas
     usage: Usage
     rows: int
-
-
-_TAKE_TURNS = """
-SELECT pg_advisory_xact_lock(hashtextextended('quota ' || tenant_id::text, 0))
-FROM unnest($1::uuid[]) AS asked (tenant_id)
-"""
-
-
-async def take_turns(connection: Connection, tenants: Collection[UUID]) -> None:
-    """Wait until nobody else who takes turns adds anything for these tenants.
-
-    Before any job's row is locked: who has the turn may wait for one.
-    """
-    await connection.execute(_TAKE_TURNS, sorted(tenants))
 
 
 _READ = f"""
@@ -89,7 +76,7 @@ async def rooms_in_turn(
     connection: Connection, tenants: Collection[UUID], defaults: Quotas
 ) -> dict[UUID, Room]:
     """The room of each of these tenants, which nobody else takes until the transaction ends."""
-    await take_turns(connection, tenants)
+    await take_turns(connection, tenants, Turn.WAITING)
     rooms = await read_rooms(connection, tenants, defaults)
     if any(room.rows >= FOLD_AT for room in rooms.values()):
         await fold(connection, fold_from=FOLD_AT)
