@@ -281,12 +281,14 @@ class Subscriber:
             self._claimer.key_ids,
             self._claimer.running_quota,
         )
-        saturated = len(unique) >= self._executor.free
+        saturated = len(unique) >= min(self._executor.free, MAX_BATCH)
         failures = 0
         while True:
             try:
                 async with self._database.connection() as connection:
-                    claimed = await claim_fairly(connection, unique, by, saturated=saturated)
+                    claimed = await claim_fairly(
+                        connection, unique, by, saturated=saturated, again=failures > 0
+                    )
             except _DATABASE_AWAY as error:
                 failures += 1
                 log.warning("claim_waits", failures=failures, error=str(error))

@@ -82,9 +82,16 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """It may run unless it has to give way to others, or to a quota: `fair_claim` judges that."""
+    """It may run unless it has to give way to others, or to a quota: `fair_claim` judges that.
+
+    `quota`: how many jobs of its tenant may run (0: any number).
+    """
 
     job_id: UUID
+    tenant_id: UUID
+    lane: Lane
+    run_at: datetime
+    quota: int
 
 
 Verdict = ClaimedJob | Later | Gone | Undecided
@@ -96,14 +103,16 @@ TENANT_IN_TURN = "uuid_send(tenant_id)"
 """Both as `ix_jobs_turn` has them, and no other index: by those all of a lane would be read, or all
 that a tenant ever had."""
 
-# The first tenant and the last one: two probes, however many jobs wait. Below a policy what the
-# columns are equal to counts for no order, so that all of them have to be named.
-_TENANTS = f"""
-    SELECT tenant_id FROM jobs AS waiting
+
+def _another_tenant(comparison: str) -> str:
+    # One probe, however many jobs wait. It begins with the newest pointer: what the oldest ones
+    # belong to has been claimed, and stays in the index until a vacuum. Below a policy what the
+    # columns are equal to counts for no order, so that all of them have to be named.
+    return f"""
+    SELECT true FROM jobs AS waiting
     WHERE waiting.queue = lane.queue AND waiting.priority = lane.priority AND {HAS_POINTER}
-    ORDER BY"""
-_FIRST_TENANT = f"{_TENANTS} queue, priority, {TENANT_IN_TURN} LIMIT 1"
-_LAST_TENANT = f"{_TENANTS} queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"
+      AND {TENANT_IN_TURN} {comparison} uuid_send(lane.tenant_id)
+    ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"""
 
 
 def is_openable(jobs: str, key_ids: str) -> str:
@@ -119,16 +128,27 @@ def openable(key_ids: Sequence[str]) -> list[str]:
     return ["", *key_ids]
 
 
+def unseen(array: str) -> str:
+    """The same array, of a length that the planner can't see.
+
+    Else it would plan a claim of a few jobs anew each time, which takes longer than to claim them.
+    """
+    return f"ARRAY(SELECT unnest({array}))"
+
+
 _CLAIM = f"""
 WITH locked AS MATERIALIZED (
-    SELECT * FROM jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
+    SELECT * FROM jobs WHERE id = ANY({unseen("$1::uuid[]")}) ORDER BY id FOR UPDATE
 ), limited AS MATERIALIZED (
-    SELECT tenant_id FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
+    SELECT tenant_id, coalesce(own.running_jobs, $7::bigint) AS most
+    FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND $7 IS NOT NULL
 ), contended AS MATERIALIZED (
-    SELECT queue, priority FROM (SELECT DISTINCT queue, priority FROM locked WHERE $8) AS lane
-    WHERE ({_FIRST_TENANT}) <> ({_LAST_TENANT})
+    SELECT queue, priority FROM (
+        SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM locked WHERE $8
+    ) AS lane
+    WHERE coalesce(({_another_tenant(">")}), ({_another_tenant("<")}), false)
 ), undecided AS MATERIALIZED (
     SELECT id FROM locked
     WHERE tenant_id IN (SELECT tenant_id FROM limited)
@@ -173,7 +193,10 @@ SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, 
        locked.state IN {from_states(JobEvent.CLAIM)}
            AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp()) AS waits,
        locked.type = ANY($5::text[]) AND {is_openable("locked", "$6")}
+           AND locked.attempt < locked.attempt_limit
            AND locked.id IN (SELECT id FROM undecided) AS is_undecided,
+       coalesce((SELECT most FROM limited WHERE limited.tenant_id = locked.tenant_id), 0) AS quota,
+       locked.run_at,
        extract(epoch FROM locked.run_at - clock_timestamp())::float8 AS seconds_to_run_at,
        extract(epoch FROM clock_timestamp() - greatest(locked.updated_at, locked.run_at))::float8
            AS seconds_waited
@@ -237,7 +260,7 @@ def _verdict(row: Any, worker_id: UUID, key_ids: Sequence[str]) -> Verdict:
         )
     early = row["seconds_to_run_at"]
     if row["waits"] and row["is_undecided"] and early <= 0:
-        return Undecided(row["id"])
+        return Undecided(row["id"], row["tenant_id"], lane, row["run_at"], row["quota"])
     # Without a stamp, or held, the scheduler will publish the job itself; this pointer can go.
     if row["waits"] and row["has_pointer"]:
         delay = early if early > 0 else _not_ours_delay(row["seconds_waited"])

@@ -1,12 +1,20 @@
 """What could be started with the pointers in hand: their own jobs, and others in their place."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.attempts import HAS_POINTER, TENANT_IN_TURN, is_openable, openable
+from taskflow.jobs.attempts import (
+    HAS_POINTER,
+    TENANT_IN_TURN,
+    Undecided,
+    is_openable,
+    openable,
+    unseen,
+)
 from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority
@@ -18,7 +26,7 @@ MAX_RIVALS = 100
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who claims, for what: the same call with the same `token` finds again what the first took.
+    """Who claims, for what: with the same `token` is found again what was taken by it before.
 
     `running_quota` is that of tenants without one of their own; 0: any number.
     """
@@ -31,53 +39,37 @@ class Claim:
     running_quota: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """What could be started, how its tenants stand, and what this token has taken before."""
-
-    candidates: list[Candidate]
-    standings: dict[UUID, Standing]
-    taken: set[UUID]
-
-
 def _may_run(key_ids: str) -> str:
     return f"""
     state IN {from_states(JobEvent.CLAIM)} AND run_at <= clock_timestamp()
     AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND attempt < attempt_limit AND type = ANY($2::text[]) AND {is_openable("jobs", key_ids)}"""
+    AND attempt < attempt_limit AND type = ANY({unseen("$2::text[]")})
+    AND {is_openable("jobs", unseen(f"{key_ids}::text[]"))}"""
 
 
-_OWN = f"""
-WITH asked AS (
-    SELECT id, tenant_id, queue, priority, run_at,
-           {_may_run("$6")} AS may_run,
-           state = '{JobState.RUNNING}' AND claim_token = $3 AS is_taken
-    FROM jobs WHERE id = ANY($1::uuid[])
-       OR (state = '{JobState.RUNNING}' AND worker_id = $4 AND claim_token = $3)
-)
-SELECT asked.*, coalesce(own.running_jobs, $5::bigint) AS most
-FROM asked LEFT JOIN tenant_quotas AS own USING (tenant_id)
-"""
+_OWN = "tenant_id uuid, queue text, priority job_priority"
 
 _HELD = f"""
-SELECT held.* FROM unnest($1::uuid[], $3::text[], $4::text[]) AS asked (tenant_id, queue, priority)
+SELECT held.*
+FROM (SELECT DISTINCT tenant_id, queue, priority FROM json_to_recordset($1::json) AS own ({_OWN}))
+     AS place
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, run_at, {_may_run("$6")} AS may_run FROM jobs
-    WHERE tenant_id = asked.tenant_id AND queue = asked.queue
-      AND priority = asked.priority::job_priority
+    SELECT id, tenant_id, queue, priority, run_at, {_may_run("$3")} AS may_run FROM jobs
+    WHERE tenant_id = place.tenant_id AND queue = place.queue AND priority = place.priority
       AND pointer_at = 'infinity' AND state IN {state_list(DISPATCHABLE)}
-    ORDER BY tenant_id, queue, priority, run_at LIMIT $5
+    ORDER BY tenant_id, queue, priority, run_at LIMIT $4
 ) AS held
 """
 
 # From one of the tenants in hand on, round in a circle: one probe for each tenant, however many
-# jobs wait, and of each no more than could be its share, the oldest pointers first. A stamp ahead
-# of now is still on the ladder.
+# jobs wait (from the newest pointer on, as in `attempts`), and of each no more than could be its
+# share, the oldest pointers first. A stamp ahead of now is still on the ladder.
 _RIVALS = f"""
-WITH RECURSIVE lane AS (
-    SELECT queue, priority::job_priority, first, slots
-    FROM unnest($1::text[], $3::text[], $4::uuid[], $5::int[])
-        AS lane (queue, priority, first, slots)
+WITH RECURSIVE own AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1::json) AS own ({_OWN})
+), lane AS (
+    SELECT queue, priority, (array_agg(tenant_id))[1] AS first, count(*) AS slots
+    FROM own GROUP BY queue, priority
 ), rival AS (
     SELECT queue, priority, first, slots, first AS tenant_id, 0 AS step FROM lane
     UNION ALL
@@ -86,22 +78,24 @@ WITH RECURSIVE lane AS (
         SELECT coalesce(
             (SELECT tenant_id FROM jobs
              WHERE queue = rival.queue AND priority = rival.priority AND {HAS_POINTER}
-               AND {TENANT_IN_TURN} > uuid_send(rival.tenant_id)
-             ORDER BY queue, priority, {TENANT_IN_TURN} LIMIT 1),
+               AND {TENANT_IN_TURN} < uuid_send(rival.tenant_id)
+             ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1),
             (SELECT tenant_id FROM jobs
              WHERE queue = rival.queue AND priority = rival.priority AND {HAS_POINTER}
-             ORDER BY queue, priority, {TENANT_IN_TURN} LIMIT 1)) AS tenant_id
+             ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1)) AS tenant_id
+        OFFSET 0  -- or it would be asked for twice
     ) AS next
     WHERE rival.step < {MAX_RIVALS} AND next.tenant_id <> rival.first
 ), counted AS (
     SELECT DISTINCT queue, priority, slots, tenant_id,
            count(*) OVER (PARTITION BY queue, priority) AS rivals
-    FROM rival WHERE step > 0 AND tenant_id <> ALL($6::uuid[])
+    FROM rival WHERE step > 0
+      AND (tenant_id, queue, priority) NOT IN (SELECT tenant_id, queue, priority FROM own)
 )
-SELECT found.*, coalesce(own.running_jobs, $7::bigint) AS most
-FROM counted LEFT JOIN tenant_quotas AS own USING (tenant_id)
+SELECT found.*, coalesce(quotas.running_jobs, $4::bigint) AS most
+FROM counted LEFT JOIN tenant_quotas AS quotas USING (tenant_id)
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, pointer_at, {_may_run("$8")} AS may_run FROM jobs
+    SELECT id, tenant_id, queue, priority, pointer_at, {_may_run("$3")} AS may_run FROM jobs
     WHERE queue = counted.queue AND priority = counted.priority
       AND {TENANT_IN_TURN} = uuid_send(counted.tenant_id)
       AND {HAS_POINTER} AND pointer_at <= now()
@@ -111,80 +105,88 @@ CROSS JOIN LATERAL (
 ORDER BY found.pointer_at, found.id
 """
 
-_RUNNING = """
+_RUNNING = f"""
 SELECT tenant_id, sum(running_jobs)::bigint AS running FROM tenant_usage
-WHERE tenant_id = ANY($1::uuid[]) GROUP BY tenant_id
+WHERE tenant_id = ANY({unseen("$1::uuid[]")}) GROUP BY tenant_id
 """
 
 
-async def look(connection: Connection, job_ids: Sequence[UUID], by: Claim, *, rivals: bool) -> View:
-    """Look at these jobs and at what might run in their place; `rivals`: also of other tenants."""
-    own = await connection.fetch(
-        _OWN,
-        job_ids,
-        by.job_types,
-        by.token,
-        by.worker_id,
-        by.running_quota,
-        openable(by.key_ids),
-    )
-    ready = [row for row in own if row["may_run"]]
-    most = {row["tenant_id"]: row["most"] for row in ready}
-    others = await _look_at_rivals(connection, ready, by) if rivals and ready else []
-    most |= {row["tenant_id"]: row["most"] for row in others}
-    if not most:
-        return View([], {}, {row["id"] for row in own if row["is_taken"]})
-    held = await _look_at_held(connection, ready, most, by)
-    running = {
-        row["tenant_id"]: row["running"] for row in await connection.fetch(_RUNNING, list(most))
-    }
-    in_hand = {row["id"] for row in ready}
-    # The longest due of a tenant first; of others the pointers that have waited longest.
-    own_in_order = sorted([*ready, *held], key=lambda row: (row["run_at"], row["id"]))
-    return View(
-        [_candidate(row, has_pointer=row["id"] in in_hand) for row in (*own_in_order, *others)],
-        {tenant: Standing(running.get(tenant, 0), limit) for tenant, limit in most.items()},
-        {row["id"] for row in own if row["is_taken"]},
-    )
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A job of somebody who may come in place of those in hand; `quota` is of its tenant."""
+
+    candidate: Candidate
+    quota: int
 
 
-async def _look_at_held(
-    connection: Connection, ready: Sequence[Any], most: dict[UUID, int], by: Claim
-) -> list[Any]:
-    """What has waited for longer, of tenants with a quota, and isn't in hand itself."""
-    places = {
-        (row["tenant_id"], row["queue"], row["priority"]) for row in ready if most[row["tenant_id"]]
-    }
-    if not places:
-        return []
-    tenants, queues, priorities = zip(*places, strict=True)
+async def look_at_rivals(
+    connection: Connection, own: Sequence[Undecided], by: Claim
+) -> list[Contender]:
+    """What waits in the lanes of these jobs, of tenants that have none of them in that lane.
+
+    The oldest pointers first.
+    """
     rows = await connection.fetch(
-        _HELD, tenants, by.job_types, queues, priorities, len(ready), openable(by.key_ids)
+        _RIVALS, _as_json(own), by.job_types, openable(by.key_ids), by.running_quota
     )
-    in_hand = {row["id"] for row in ready}
-    return [row for row in rows if row["may_run"] and row["id"] not in in_hand]
+    return [Contender(_candidate(row), row["most"]) for row in rows if row["may_run"]]
 
 
-async def _look_at_rivals(connection: Connection, ready: Sequence[Any], by: Claim) -> list[Any]:
-    """What other tenants have waiting in the lanes of these jobs."""
-    lanes: dict[tuple[str, str], list[UUID]] = {}
-    for row in ready:
-        lanes.setdefault((row["queue"], row["priority"]), []).append(row["tenant_id"])
-    queues, priorities = zip(*lanes, strict=True)
-    rows = await connection.fetch(
-        _RIVALS,
-        queues,
-        by.job_types,
-        priorities,
-        [tenants[0] for tenants in lanes.values()],
-        [len(tenants) for tenants in lanes.values()],
-        list({row["tenant_id"] for row in ready}),
-        by.running_quota,
-        openable(by.key_ids),
+async def look_at_own(
+    connection: Connection, own: Sequence[Undecided], by: Claim
+) -> list[Candidate]:
+    """The jobs in hand, and what is held of their tenants in their place: the longest due first."""
+    limited = [each for each in own if each.quota]
+    held: Sequence[Any] = ()
+    if limited:
+        held = await connection.fetch(
+            _HELD, _as_json(limited), by.job_types, openable(by.key_ids), len(own)
+        )
+    in_hand = {each.job_id for each in own}
+    candidates = [
+        (each.run_at, Candidate(each.job_id, each.tenant_id, each.lane, has_pointer=True))
+        for each in own
+    ] + [
+        (row["run_at"], _candidate(row))
+        for row in held
+        if row["may_run"] and row["id"] not in in_hand
+    ]
+    candidates.sort(key=lambda due: (due[0], due[1].job_id))
+    return [candidate for _, candidate in candidates]
+
+
+def _as_json(own: Sequence[Undecided]) -> str:
+    return json.dumps(
+        [
+            {
+                "tenant_id": str(each.tenant_id),
+                "queue": each.lane.queue,
+                "priority": each.lane.priority,
+            }
+            for each in own
+        ]
     )
-    return [row for row in rows if row["may_run"]]
 
 
-def _candidate(row: Any, *, has_pointer: bool) -> Candidate:
+def _candidate(row: Any) -> Candidate:
     lane = Lane(row["queue"], Priority(row["priority"]))
-    return Candidate(row["id"], row["tenant_id"], lane, has_pointer)
+    return Candidate(row["id"], row["tenant_id"], lane, has_pointer=False)
+
+
+async def read_standings(
+    connection: Connection, quotas: Mapping[UUID, int]
+) -> dict[UUID, Standing]:
+    """How these tenants stand, whose quotas of running jobs are these."""
+    rows = await connection.fetch(_RUNNING, list(quotas))
+    running = {row["tenant_id"]: row["running"] for row in rows}
+    return {tenant: Standing(running.get(tenant, 0), most) for tenant, most in quotas.items()}
+
+
+_TAKEN = f"""
+SELECT id FROM jobs WHERE state = '{JobState.RUNNING}' AND worker_id = $1 AND claim_token = $2
+"""
+
+
+async def find_taken(connection: Connection, by: Claim) -> list[UUID]:
+    """What this token has taken before, and still runs."""
+    return [row["id"] for row in await connection.fetch(_TAKEN, by.worker_id, by.token)]

@@ -10,18 +10,26 @@ released (`holding`). Who claims for such a tenant takes turns, so that the quot
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Undecided, Verdict, claim
-from taskflow.jobs.contenders import Claim, View, look
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Undecided, Verdict, claim, unseen
+from taskflow.jobs.contenders import (
+    Claim,
+    find_taken,
+    look_at_own,
+    look_at_rivals,
+    read_standings,
+)
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import DISPATCHABLE, Priority
-from taskflow.jobs.turns import Plan, plan
+from taskflow.jobs.tenant_turns import Turn, take_turns
+from taskflow.jobs.turns import plan
 
 GIVE_WAY_SECONDS = 1.0
 """For how long a pointer is sent away whose job gives way: the first rung."""
@@ -36,24 +44,37 @@ class Claimed:
 
 
 async def claim_fairly(
-    connection: Connection, job_ids: Sequence[UUID], by: Claim, *, saturated: bool
+    connection: Connection,
+    job_ids: Sequence[UUID],
+    by: Claim,
+    *,
+    saturated: bool,
+    again: bool = False,
 ) -> Claimed:
     """Take as many jobs as `job_ids` has that may run; `saturated`: they are all that can.
 
-    After an error whose outcome is unknown the same call with the same token finds again what the
-    first one took.
+    `again`: the same call with the same token came to an error whose outcome is unknown; what it
+    has taken is found, and the rest comes again in a moment.
     """
+    if again and (taken := await find_taken(connection, by)):
+        return await _found_again(connection, job_ids, by, taken)
     quota = by.running_quota
     verdicts = await _claim(connection, job_ids, by, running_quota=quota, saturated=saturated)
-    undecided = [verdict.job_id for verdict in verdicts if isinstance(verdict, Undecided)]
+    undecided = [verdict for verdict in verdicts if isinstance(verdict, Undecided)]
     if not undecided:
         return Claimed(verdicts)
-    judged = await _claim_in_turn(connection, undecided, by, rivals=saturated, known=verdicts)
-    by_id = dict(zip(undecided, judged.verdicts, strict=True))
-    return Claimed(
-        [by_id[each.job_id] if isinstance(each, Undecided) else each for each in verdicts],
-        judged.instead,
-    )
+    judged = await _claim_in_turn(connection, undecided, by, rivals=saturated)
+    by_id = {_id_of(verdict): verdict for verdict in judged.verdicts}
+    return Claimed([by_id.get(_id_of(each), each) for each in verdicts], judged.instead)
+
+
+async def _found_again(
+    connection: Connection, job_ids: Sequence[UUID], by: Claim, taken: Sequence[UUID]
+) -> Claimed:
+    found = {_id_of(verdict): verdict for verdict in await _claim(connection, taken, by)}
+    # Their slots may be those of the jobs that were taken instead.
+    left = [job_id for job_id in job_ids if job_id not in found]
+    return _claimed(job_ids, found | await _set_aside(connection, left, []))
 
 
 async def _claim(
@@ -78,57 +99,41 @@ async def _claim(
 
 
 async def _claim_in_turn(
-    connection: Connection,
-    job_ids: Sequence[UUID],
-    by: Claim,
-    *,
-    rivals: bool,
-    known: Sequence[Verdict],
+    connection: Connection, own: Sequence[Undecided], by: Claim, *, rivals: bool
 ) -> Claimed:
-    """Judge who runs, and claim that; `known` is what this token has taken already."""
-    view = await look(connection, job_ids, by, rivals=rivals)
-    limited = sorted(tenant for tenant, standing in view.standings.items() if standing.most)
-    if not limited:
-        return await _carry_out(connection, job_ids, by, view, known)
-    async with connection.transaction():
-        await connection.execute(_TAKE_TURNS, limited)
+    """Judge who runs, and claim that; what is left is set aside."""
+    others = await look_at_rivals(connection, own, by) if rivals else []
+    quotas = {each.tenant_id: each.quota for each in own}
+    quotas |= {each.candidate.tenant_id: each.quota for each in others}
+    asked = [each.job_id for each in own]
+    limited = [tenant_id for tenant_id, quota in quotas.items() if quota]
+    if not (others or limited):
+        return Claimed(await _claim(connection, asked, by))
+    async with AsyncExitStack() as until_started:
+        if limited:
+            await until_started.enter_async_context(connection.transaction())
+            await take_turns(connection, limited, Turn.RUNNING)
         # What others have started for these tenants is committed by now.
-        view = await look(connection, job_ids, by, rivals=rivals)
-        return await _carry_out(connection, job_ids, by, view, known)
+        candidates = [
+            *await look_at_own(connection, own, by),
+            *(each.candidate for each in others),
+        ]
+        standings = await read_standings(connection, quotas)
+        decided = plan(candidates, standings, slots=len(own), chance=random.random)
+        started = await _claim(connection, decided.start, by)
+    # After the commit: with rows locked in two goes two claims could wait for each other.
+    missed = sum(not isinstance(verdict, ClaimedJob) for verdict in started)
+    if missed and decided.give_way:
+        # Others got there first, as they had looked at the same moment: the slots are still free.
+        started += await _claim(connection, decided.give_way[:missed], by)
+    later = await _set_aside(connection, decided.give_way[missed:], decided.hold)
+    return _claimed(asked, {_id_of(verdict): verdict for verdict in started} | later)
 
 
-_TAKE_TURNS = """
-SELECT pg_advisory_xact_lock(hashtextextended('running ' || tenant_id::text, 0))
-FROM unnest($1::uuid[]) AS asked (tenant_id)
-"""
-
-
-async def _carry_out(
-    connection: Connection,
-    job_ids: Sequence[UUID],
-    by: Claim,
-    view: View,
-    known: Sequence[Verdict],
-) -> Claimed:
-    before = {each.attempt.job_id for each in known if isinstance(each, ClaimedJob)}
-    taken = view.taken - before
-    decided = plan(
-        view.candidates,
-        view.standings,
-        slots=len(job_ids) - len(taken),
-        chance=random.random,
-    )
-    ready = {each.job_id for each in view.candidates if each.has_pointer}
-    # What can't run now has its verdict from the claim as well.
-    wanted = [*decided.start, *taken, *(each for each in job_ids if each not in ready | taken)]
-    verdicts = {
-        each.attempt.job_id if isinstance(each, ClaimedJob) else _id_of(each): each
-        for each in await _claim(connection, wanted, by)
-    }
-    later = await _set_aside(connection, decided)
+def _claimed(job_ids: Sequence[UUID], verdicts: Mapping[UUID, Verdict]) -> Claimed:
     asked = set(job_ids)
     return Claimed(
-        [verdicts.get(each) or later.get(each) or Gone(each) for each in job_ids],
+        [verdicts.get(job_id) or Gone(job_id) for job_id in job_ids],
         [
             verdict
             for job_id, verdict in verdicts.items()
@@ -137,8 +142,14 @@ async def _carry_out(
     )
 
 
-def _id_of(verdict: Later | Gone | Undecided) -> UUID:
-    return verdict.pointer.job_id if isinstance(verdict, Later) else verdict.job_id
+def _id_of(verdict: Verdict) -> UUID:
+    match verdict:
+        case ClaimedJob():
+            return verdict.attempt.job_id
+        case Later():
+            return verdict.pointer.job_id
+        case Gone() | Undecided():
+            return verdict.job_id
 
 
 # A pointer that gives way counts as sent when it is back in its lane. One without a stamp, or that
@@ -146,8 +157,8 @@ def _id_of(verdict: Later | Gone | Undecided) -> UUID:
 _SET_ASIDE = f"""
 WITH locked AS MATERIALIZED (
     SELECT id, id = ANY($2::uuid[]) AS holds FROM jobs
-    WHERE id = ANY($1::uuid[] || $2::uuid[]) AND state IN {state_list(DISPATCHABLE)}
-      AND pointer_at < 'infinity'
+    WHERE id = ANY({unseen("$1::uuid[] || $2::uuid[]")})
+      AND state IN {state_list(DISPATCHABLE)} AND pointer_at < 'infinity'
     ORDER BY id FOR UPDATE
 )
 UPDATE jobs
@@ -158,11 +169,13 @@ RETURNING jobs.id, jobs.type, jobs.queue, jobs.priority, jobs.pointer_at, holds
 """
 
 
-async def _set_aside(connection: Connection, decided: Plan) -> dict[UUID, Verdict]:
+async def _set_aside(
+    connection: Connection, give_way: Sequence[UUID], hold: Sequence[UUID]
+) -> dict[UUID, Verdict]:
     """Write down what gives way and what is held; the pointers to send away."""
-    if not (decided.give_way or decided.hold):
+    if not (give_way or hold):
         return {}
-    rows = await connection.fetch(_SET_ASIDE, decided.give_way, decided.hold)
+    rows = await connection.fetch(_SET_ASIDE, give_way, hold)
     return {
         row["id"]: Later(
             Pointer(

@@ -21,7 +21,9 @@ from taskflow.jobs.holding import release
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.states import Priority
+from taskflow.jobs.tenant_turns import Turn, take_turns
 from taskflow_testing.jobs import TENANT, Jobs
+from taskflow_testing.waiting import eventually
 
 QUIET = UUID("00000000-0000-7000-8000-00000000000b")
 LANE = Lane("default", Priority.MEDIUM)
@@ -151,10 +153,92 @@ async def test_a_claim_whose_answer_was_lost_is_found_again(jobs: Jobs, quota: i
     await submitted(jobs, 4, QUIET)
     same = by(quota)
     first = await claim_fairly(jobs.connection, noisy, same, saturated=True)
-    again = await claim_fairly(jobs.connection, noisy, same, saturated=True)
+    again = await claim_fairly(jobs.connection, noisy, same, saturated=True, again=True)
     assert set(ran(again)) == set(ran(first))
     assert len(ran(first)) == 4
     assert await running(jobs) + await running(jobs, QUIET) == 4
+
+
+async def test_what_ran_instead_is_found_again_though_nobody_contends_any_more(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 2)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    await jobs.claim(noisy[0])
+    same = by()
+    await claim_fairly(jobs.connection, [noisy[1]], same, saturated=True)
+
+    again = await claim_fairly(jobs.connection, [noisy[1]], same, saturated=True, again=True)
+
+    # Started is the one that this worker would else let die, and no more than it has slots for.
+    assert ran(again) == [quiet]
+    (verdict,) = again.verdicts
+    assert isinstance(verdict, Later)
+    assert await running(jobs) == 1
+
+
+async def test_a_claim_that_took_nothing_is_made_again(jobs: Jobs) -> None:
+    wanted = await submitted(jobs, 2)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), saturated=True, again=True)
+    assert ran(claimed) == wanted
+
+
+async def test_a_slot_whose_job_another_one_got_first_is_not_left_empty(
+    jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
+) -> None:
+    noisy = await submitted(jobs, 2)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    await jobs.claim(noisy[0])
+    first, second = await connect(), await connect()
+
+    async with first.transaction():
+        await claim_fairly(first, [quiet], by(), saturated=False)
+        meanwhile = asyncio.create_task(
+            claim_fairly(second, [noisy[1]], by(), saturated=True), name="second"
+        )
+        await eventually(lambda: _waits_for_a_row(jobs, second))
+
+    assert ran(await meanwhile) == [noisy[1]]
+
+
+async def _waits_for_a_row(jobs: Jobs, connection: asyncpg.Connection) -> bool:
+    return await jobs.connection.fetchval(
+        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1",
+        connection.get_server_pid(),
+    )
+
+
+async def test_who_has_a_job_in_hand_in_one_lane_has_its_turn_in_another(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 4)
+    await jobs.claim(*noisy[:3])
+    await jobs.submit(priority=Priority.LOW)
+    first = await jobs.submit(tenant_id=QUIET)
+    low = await jobs.submit(tenant_id=QUIET, priority=Priority.LOW)
+
+    claimed = await claim_fairly(jobs.connection, [noisy[3], low], by(), saturated=True)
+
+    assert set(ran(claimed)) == {first, low}
+
+
+async def test_claims_of_one_are_not_planned_anew(jobs: Jobs) -> None:
+    for _ in range(12):
+        noisy = await submitted(jobs, 1)
+        await submitted(jobs, 1, QUIET)
+        await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    plans = await jobs.connection.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
+        " WHERE strpos(statement, $1) > 0 OR strpos(statement, $2) > 0",
+        "worker_id = $2",
+        "RECURSIVE own",
+    )
+    assert len(plans) == 2
+    assert all(row["generic_plans"] > 0 for row in plans), plans
+
+
+async def test_who_freezes_in_its_turn_does_not_keep_it(jobs: Jobs) -> None:
+    async with jobs.connection.transaction():
+        await take_turns(jobs.connection, [TENANT], Turn.RUNNING)
+        limit = await jobs.connection.fetchval("SHOW idle_in_transaction_session_timeout")
+    assert limit == "2s"
+    assert await jobs.connection.fetchval("SHOW idle_in_transaction_session_timeout") != "2s"
 
 
 async def test_two_who_want_the_same_job_get_it_once(
