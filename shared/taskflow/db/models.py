@@ -192,7 +192,7 @@ jobs = Table(
         "run_at",
         postgresql_where=text(f"pointer_at = 'infinity' AND {_in_states(DISPATCHABLE)}"),
     ),
-    # For whose turn it is in a lane. Only `attempts` and `contenders` say it so.
+    # For whose turn it is in a lane. Only `claim_sql` says it so.
     Index(
         "ix_jobs_turn",
         "queue",

@@ -12,14 +12,15 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.guards import from_states, state_list
+from taskflow.jobs.claim_sql import another_tenant, is_openable, openable, unseen
+from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import DISPATCHABLE, JobEvent, Priority
+from taskflow.jobs.states import JobEvent, Priority
 from taskflow.jobs.usage import count_changes
-from taskflow.sealed_form import json_sealed_by, sealed_by_sql
+from taskflow.sealed_form import json_sealed_by
 
 NOT_OURS_DELAY_SECONDS = 5.0
 NOT_OURS_LAST_DELAY_SECONDS = 60.0
@@ -96,46 +97,6 @@ class Undecided:
 
 Verdict = ClaimedJob | Later | Gone | Undecided
 
-HAS_POINTER = (
-    f"CASE WHEN state IN {state_list(DISPATCHABLE)} THEN pointer_at END < 'infinity'::timestamptz"
-)
-TENANT_IN_TURN = "uuid_send(tenant_id)"
-"""Both as `ix_jobs_turn` has them, and no other index: by those all of a lane would be read, or all
-that a tenant ever had."""
-
-
-def _another_tenant(comparison: str) -> str:
-    # One probe, however many jobs wait. It begins with the newest pointer: what the oldest ones
-    # belong to has been claimed, and stays in the index until a vacuum. Below a policy what the
-    # columns are equal to counts for no order, so that all of them have to be named.
-    return f"""
-    SELECT true FROM jobs AS waiting
-    WHERE waiting.queue = lane.queue AND waiting.priority = lane.priority AND {HAS_POINTER}
-      AND {TENANT_IN_TURN} {comparison} uuid_send(lane.tenant_id)
-    ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"""
-
-
-def is_openable(jobs: str, key_ids: str) -> str:
-    """Whether a worker has the keys to what a job holds; `key_ids` as `openable` gives them."""
-    return " AND ".join(
-        f"coalesce({sealed_by_sql(f'{jobs}.{column}')}, '') = ANY({key_ids}::text[])"
-        for column in ("payload", "checkpoint")
-    )
-
-
-def openable(key_ids: Sequence[str]) -> list[str]:
-    """By which keys a job may be sealed; what isn't counts as sealed with ""."""
-    return ["", *key_ids]
-
-
-def unseen(array: str) -> str:
-    """The same array, of a length that the planner can't see.
-
-    Else it would plan a claim of a few jobs anew each time, which takes longer than to claim them.
-    """
-    return f"ARRAY(SELECT unnest({array}))"
-
-
 _CLAIM = f"""
 WITH locked AS MATERIALIZED (
     SELECT * FROM jobs WHERE id = ANY({unseen("$1::uuid[]")}) ORDER BY id FOR UPDATE
@@ -148,7 +109,7 @@ WITH locked AS MATERIALIZED (
     SELECT queue, priority FROM (
         SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM locked WHERE $8
     ) AS lane
-    WHERE coalesce(({_another_tenant(">")}), ({_another_tenant("<")}), false)
+    WHERE coalesce(({another_tenant(">")}), ({another_tenant("<")}), false)
 ), undecided AS MATERIALIZED (
     SELECT id FROM locked
     WHERE tenant_id IN (SELECT tenant_id FROM limited)

@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.attempts import (
+from taskflow.jobs.attempts import Undecided
+from taskflow.jobs.claim_sql import (
     HAS_POINTER,
     TENANT_IN_TURN,
-    Undecided,
     is_openable,
     openable,
     unseen,
@@ -62,7 +62,7 @@ CROSS JOIN LATERAL (
 """
 
 # From one of the tenants in hand on, round in a circle: one probe for each tenant, however many
-# jobs wait (from the newest pointer on, as in `attempts`), and of each no more than could be its
+# jobs wait (from the newest pointer on, as in `claim_sql`), and of each no more than could be its
 # share, the oldest pointers first. A stamp ahead of now is still on the ladder.
 _RIVALS = f"""
 WITH RECURSIVE own AS MATERIALIZED (

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Undecided, Verdict, claim, unseen
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Undecided, Verdict, claim
+from taskflow.jobs.claim_sql import unseen
 from taskflow.jobs.contenders import (
     Claim,
     find_taken,

@@ -200,10 +200,11 @@ async def test_a_slot_whose_job_another_one_got_first_is_not_left_empty(
 
 
 async def _waits_for_a_row(jobs: Jobs, connection: asyncpg.Connection) -> bool:
-    return await jobs.connection.fetchval(
-        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1",
+    waits: bool = await jobs.connection.fetchval(
+        "SELECT wait_event_type = 'Lock' IS TRUE FROM pg_stat_activity WHERE pid = $1",
         connection.get_server_pid(),
     )
+    return waits
 
 
 async def test_who_has_a_job_in_hand_in_one_lane_has_its_turn_in_another(jobs: Jobs) -> None:

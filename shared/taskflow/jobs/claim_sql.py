@@ -1,0 +1,47 @@
+"""What claims and those that look for what to claim say alike, as SQL."""
+
+from collections.abc import Sequence
+
+from taskflow.jobs.guards import state_list
+from taskflow.jobs.states import DISPATCHABLE
+from taskflow.sealed_form import sealed_by_sql
+
+HAS_POINTER = (
+    f"CASE WHEN state IN {state_list(DISPATCHABLE)} THEN pointer_at END < 'infinity'::timestamptz"
+)
+TENANT_IN_TURN = "uuid_send(tenant_id)"
+"""Both as `ix_jobs_turn` has them, and no other index: by those all of a lane would be read, or all
+that a tenant ever had."""
+
+
+def another_tenant(comparison: str) -> str:
+    """True where a job of another tenant than that of `lane` waits in it; compares with > or <."""
+    # One probe, however many jobs wait. It begins with the newest pointer: what the oldest ones
+    # belong to has been claimed, and stays in the index until a vacuum. Below a policy what the
+    # columns are equal to counts for no order, so that all of them have to be named.
+    return f"""
+    SELECT true FROM jobs AS waiting
+    WHERE waiting.queue = lane.queue AND waiting.priority = lane.priority AND {HAS_POINTER}
+      AND {TENANT_IN_TURN} {comparison} uuid_send(lane.tenant_id)
+    ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"""
+
+
+def is_openable(jobs: str, key_ids: str) -> str:
+    """Whether a worker has the keys to what a job holds; `key_ids` as `openable` gives them."""
+    return " AND ".join(
+        f"coalesce({sealed_by_sql(f'{jobs}.{column}')}, '') = ANY({key_ids}::text[])"
+        for column in ("payload", "checkpoint")
+    )
+
+
+def openable(key_ids: Sequence[str]) -> list[str]:
+    """By which keys a job may be sealed; what isn't counts as sealed with ""."""
+    return ["", *key_ids]
+
+
+def unseen(array: str) -> str:
+    """The same array, of a length that the planner can't see.
+
+    Else it would plan a claim of a few jobs anew each time, which takes longer than to claim them.
+    """
+    return f"ARRAY(SELECT unnest({array}))"
