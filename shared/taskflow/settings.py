@@ -195,6 +195,7 @@ class CacheSettings(Settings):
 
     cache_seconds: float = Field(60.0, ge=0, le=86_400)
     cache_entry_max_bytes: int = Field(1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    cache_process_max_bytes: int = Field(32 * 1024 * 1024, ge=1024)
 
 
 class UserSettings(Settings):

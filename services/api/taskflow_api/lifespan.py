@@ -213,6 +213,7 @@ def _open_cache(settings: ApiSettings, redis: Redis) -> Cache:
         Seals(settings.jwt_secret.get_secret_value()),
         seconds=settings.cache_seconds,
         max_bytes=settings.cache_entry_max_bytes,
+        room_bytes=settings.cache_process_max_bytes,
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from contextvars import Context
 from uuid import UUID
 
+from taskflow_api.cache.room import Room
 from taskflow_api.cache.seals import Seals
 from taskflow_api.cache.store import CacheAway, CacheStore, Patience
 
@@ -34,12 +35,18 @@ class Cache:
     also across processes, as long as Redis answers.
     """
 
-    def __init__(self, store: CacheStore, seals: Seals, *, seconds: float, max_bytes: int) -> None:
-        """`seconds`: how long a value is kept, 0 for not at all; larger ones never are."""
+    def __init__(
+        self, store: CacheStore, seals: Seals, *, seconds: float, max_bytes: int, room_bytes: int
+    ) -> None:
+        """`seconds`: how long a value is kept, 0 for not at all; larger ones never are.
+
+        `room_bytes`: how much this process keeps at a time; what comes beyond isn't kept.
+        """
         self._store = store
         self._seals = seals
         self._seconds = seconds
         self._max_bytes = max_bytes
+        self._room = Room(room_bytes, seconds)
         self._reads: dict[str, asyncio.Task[bytes]] = {}
 
     async def get(self, tenant_id: UUID, name: str, load: Load) -> bytes:
@@ -87,9 +94,10 @@ class Cache:
     async def _load(self, name: str, load: Load, patience: Patience) -> bytes:
         value = await load()
         fits = len(value) <= self._max_bytes
-        entry = self._seals.seal(name, value) if fits else _TOO_LARGE
-        with suppress(CacheAway):  # The caller has its value.
-            await self._store.keep(name, entry, self._seconds, patience)
+        if self._room.take(len(value) if fits else 0):
+            entry = self._seals.seal(name, value) if fits else _TOO_LARGE
+            with suppress(CacheAway):  # The caller has its value.
+                await self._store.keep(name, entry, self._seconds, patience)
         return value
 
     async def _wait_for_other(self, name: str) -> bytes | None:

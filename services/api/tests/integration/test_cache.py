@@ -18,6 +18,7 @@ from taskflow.redis_client import open_redis
 from taskflow_api.cache import cache as cache_module
 from taskflow_api.cache import store as store_module
 from taskflow_api.cache.cache import Cache
+from taskflow_api.cache.room import ENTRY_BYTES
 from taskflow_api.cache.seals import Seals
 from taskflow_api.cache.store import ANSWER_SECONDS, CacheAway, CacheStore, Patience
 from taskflow_chaos.servers import Server
@@ -41,7 +42,7 @@ async def open_cache(redis_url: str) -> AsyncIterator[Open]:
             again = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
             client = open_redis(url, timeout_seconds=1.0, retry=again)
             stack.push_async_callback(client.aclose)
-            settings: dict[str, Any] = {"seconds": 60.0, "max_bytes": 1_000}
+            settings: dict[str, Any] = {"seconds": 60.0, "max_bytes": 1_000, "room_bytes": 1_000_000}
             cache = Cache(CacheStore(client), Seals(secret), **settings | changes)
             stack.push_async_callback(cache.close)
             return cache
@@ -138,6 +139,29 @@ async def test_what_is_too_large_is_loaded_by_each_and_waited_for_by_nobody(
     for cache in (one, other):
         assert await cache.get(TENANT, "fits", fits.load) == fits.value
     assert fits.loads == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_process_keeps_so_much_at_a_time_and_more_once_that_has_ended(
+    open_cache: Open, redis: Redis
+) -> None:
+    room = 3 * (100 + ENTRY_BYTES)
+    source = Source(b"x" * 100)
+    cache = open_cache(room_bytes=room)
+    for number in range(9):
+        assert await cache.get(TENANT, f"{number}", source.load) == source.value
+    assert len(await redis.keys("taskflow:cache:*")) == 3
+
+    cache = open_cache(seconds=0.2, room_bytes=room)
+    for number in range(3):
+        await cache.get(TENANT, f"short-{number}", source.load)
+
+    async def is_kept_again() -> bool:
+        before = source.loads
+        await cache.get(TENANT, "again", source.load)
+        return source.loads == before
+
+    await eventually(is_kept_again)
 
 
 @pytest.mark.usefixtures("patient")
