@@ -17,9 +17,14 @@ depends_on: Sequence[str] | None = None
 TENANT, API, SCHEDULER = DatabaseRole.TENANT, DatabaseRole.API, DatabaseRole.SCHEDULER
 
 # What the API does in nobody's name: to find out whose a key is, and to note that it was used. The
-# scheduler is granted nothing of the log: the owner of the tables, who is a member of the services'
-# roles, sees by its policy what is to be backed up or cut.
-ISOLATED = {"api_keys": (API,), "audit_log": (SCHEDULER,)}
+# scheduler deletes what was kept long enough.
+ISOLATED = {"api_keys": (API, SCHEDULER), "audit_log": (SCHEDULER,)}
+
+# Who has taken a scheduler over can't do away with what he has done since.
+KEEP = f"""
+CREATE POLICY kept ON audit_log AS RESTRICTIVE FOR DELETE TO {SCHEDULER}
+USING (created_at < now() - interval '30 days')
+"""
 
 # No request reads the hash of a secret, and none changes what was written down about it.
 GRANTS = {
@@ -34,6 +39,11 @@ GRANTS = {
             id, tenant_id, key_id, secret_hash, scopes, expires_at, revoked_at, last_used_at),
             UPDATE (last_used_at)""",
     },
+    # FOR UPDATE asks for UPDATE of some column.
+    SCHEDULER: {
+        "api_keys": "SELECT (id, expires_at, revoked_at), DELETE, UPDATE (created_at)",
+        "audit_log": "SELECT (id, created_at), DELETE",
+    },
 }
 
 
@@ -43,6 +53,7 @@ def upgrade() -> None:
     for table, services in ISOLATED.items():
         for statement in isolate(table, services=services):
             op.execute(statement)
+    op.execute(KEEP)
     for role, rights in GRANTS.items():
         for table, privileges in rights.items():
             op.execute(f"GRANT {privileges} ON {table} TO {role}")
@@ -73,6 +84,7 @@ def create_api_keys() -> None:
         sa.UniqueConstraint("key_id", name=op.f("uq_api_keys_key_id")),
     )
     op.create_index("ix_api_keys_newest", "api_keys", ["tenant_id", "created_at", "id"])
+    op.create_index("ix_api_keys_end", "api_keys", [sa.text("least(revoked_at, expires_at)")])
 
 
 def create_audit_log() -> None:
@@ -101,6 +113,7 @@ def create_audit_log() -> None:
     for name in ("actor", "resource"):
         columns = ["tenant_id", f"{name}_id", "created_at", "id"]
         op.create_index(f"ix_audit_log_{name}", "audit_log", columns)
+    op.create_index("ix_audit_log_age", "audit_log", ["created_at"])
 
 
 def downgrade() -> None:

@@ -14,9 +14,14 @@ down_revision: str | None = "0005"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-TENANT, API = DatabaseRole.TENANT, DatabaseRole.API
+TENANT, API, SCHEDULER = DatabaseRole.TENANT, DatabaseRole.API, DatabaseRole.SCHEDULER
 
-TABLES = ("refresh_tokens", "user_sessions", "users")
+# The scheduler deletes sessions that have expired.
+ISOLATED = {
+    "refresh_tokens": (API, SCHEDULER),
+    "user_sessions": (API, SCHEDULER),
+    "users": (API,),
+}
 
 # A tenant reads no hash of a password: it is compared in nobody's name, before it is known whose.
 GRANTS = {
@@ -32,6 +37,11 @@ GRANTS = {
         "users": "SELECT (id, tenant_id, email, password_hash, disabled_at)",
         "user_sessions": "SELECT (id, tenant_id, user_id, address, expires_at, ended_at)",
         "refresh_tokens": "SELECT (token_hash, tenant_id, session_id)",
+    },
+    # FOR UPDATE asks for UPDATE of some column.
+    SCHEDULER: {
+        "user_sessions": "SELECT (id, expires_at), DELETE, UPDATE (created_at)",
+        "refresh_tokens": "SELECT (token_hash, session_id), DELETE",
     },
 }
 
@@ -65,6 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_sessions")),
     )
     op.create_index("ix_user_sessions_user", "user_sessions", ["user_id", "created_at"])
+    op.create_index("ix_user_sessions_expiry", "user_sessions", ["expires_at"])
     op.create_table(
         "refresh_tokens",
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
@@ -81,8 +92,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_refresh_tokens")),
     )
     op.create_index("ix_refresh_tokens_session", "refresh_tokens", ["session_id"])
-    for table in TABLES:
-        for statement in isolate(table, services=[API]):
+    for table, services in ISOLATED.items():
+        for statement in isolate(table, services=services):
             op.execute(statement)
     # Whose tenants there are, for tokens of others that name one.
     op.execute(f"CREATE POLICY tokens_all ON tenants TO {API} USING (true) WITH CHECK (true)")
@@ -104,7 +115,7 @@ def downgrade() -> None:
     op.execute(f"REVOKE INSERT ON tenants FROM {TENANT}")
     op.execute(f"REVOKE SELECT (id, name) ON tenants FROM {API}")
     op.execute("DROP POLICY tokens_all ON tenants")
-    for table in TABLES:
+    for table in ISOLATED:
         for statement in expose(table):
             op.execute(statement)
         op.drop_table(table)

@@ -374,8 +374,22 @@ class ConsumerSettings(
         return value
 
 
+class RetentionSettings(Settings):
+    """How long is kept what has ended: the audit log from its writing, the others from their end."""
+
+    # What is younger PostgreSQL keeps from the scheduler, too.
+    retention_audit_days: int = Field(730, ge=30, le=36_500)
+    retention_keys_days: int = Field(90, ge=1, le=36_500)
+    retention_sessions_days: int = Field(30, ge=1, le=36_500)
+
+
 class SchedulerSettings(
-    DatabaseSettings, BrokerSettings, ObjectStoreSettings, LeaseSettings, RunningQuotaSettings
+    DatabaseSettings,
+    BrokerSettings,
+    ObjectStoreSettings,
+    LeaseSettings,
+    RunningQuotaSettings,
+    RetentionSettings,
 ):
     """What a scheduler needs."""
 

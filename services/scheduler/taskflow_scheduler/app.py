@@ -110,7 +110,7 @@ def _loops(
     release = ReleaseHeld(database, relay, running_quota=settings.quota_running_jobs)
     expiry = ExpireJobs(database)
     erasure = EraseObjects(database, object_store)
-    retention = PruneRecords(database)
+    retention = PruneRecords(database, settings)
     rounds = (
         ("dispatch", dispatch.round, tick),
         ("release", release.round, tick),

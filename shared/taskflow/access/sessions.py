@@ -80,11 +80,11 @@ async def begin(
 ) -> None:
     """Insert a session with its first token, in its tenant's name and transaction.
 
-    What the user's expired sessions have left goes, and the oldest beyond the last few.
+    The user's oldest go that are beyond the last few, expired ones counted.
     """
     await connection.execute(
-        "DELETE FROM user_sessions WHERE user_id = $1 AND (expires_at <= now() OR id IN"
-        " (SELECT id FROM user_sessions WHERE user_id = $1 ORDER BY created_at DESC OFFSET $2))",
+        "DELETE FROM user_sessions WHERE user_id = $1 AND id IN"
+        " (SELECT id FROM user_sessions WHERE user_id = $1 ORDER BY created_at DESC OFFSET $2)",
         session.user_id,
         MAX_SESSIONS - 1,
     )

@@ -355,6 +355,7 @@ api_keys = Table(
     Column("replaces", UUID(as_uuid=True)),
     Column("last_used_at", _timestamp),
     Index("ix_api_keys_newest", "tenant_id", "created_at", "id"),
+    Index("ix_api_keys_end", text("least(revoked_at, expires_at)")),
 )
 
 # Who did what; written in the transaction that does it.
@@ -376,6 +377,7 @@ audit_log = Table(
     Index("ix_audit_log_newest", "tenant_id", "created_at", "id"),
     Index("ix_audit_log_actor", "tenant_id", "actor_id", "created_at", "id"),
     Index("ix_audit_log_resource", "tenant_id", "resource_id", "created_at", "id"),
+    Index("ix_audit_log_age", "created_at"),
 )
 
 # Beside the hot tables foreign keys cost nothing that is noticed. Addresses are in lower case.
@@ -411,6 +413,7 @@ user_sessions = Table(
     Column("ended_at", _timestamp),
     Column("end_reason", Text),
     Index("ix_user_sessions_user", "user_id", "created_at"),
+    Index("ix_user_sessions_expiry", "expires_at"),
 )
 
 # Each token of a session, as a SHA-256; the one that has not been used is the current one. The
