@@ -33,7 +33,7 @@ GRANTS = {
         "refresh_tokens": "SELECT, INSERT, UPDATE (used_at)",
     },
     API: {
-        "tenants": "SELECT (id, name)",
+        "tenants": "SELECT (id, name, is_registered)",
         "users": "SELECT (id, tenant_id, email, password_hash, disabled_at)",
         "user_sessions": "SELECT (id, tenant_id, user_id, address, expires_at, ended_at)",
         "refresh_tokens": "SELECT (token_hash, tenant_id, session_id)",
@@ -47,6 +47,10 @@ GRANTS = {
 
 
 def upgrade() -> None:
+    op.add_column(
+        "tenants",
+        sa.Column("is_registered", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
     op.create_table(
         "users",
         sa.Column("id", sa.UUID(), nullable=False),
@@ -113,9 +117,10 @@ def created_at() -> sa.Column[datetime]:
 
 def downgrade() -> None:
     op.execute(f"REVOKE INSERT ON tenants FROM {TENANT}")
-    op.execute(f"REVOKE SELECT (id, name) ON tenants FROM {API}")
+    op.execute(f"REVOKE SELECT (id, name, is_registered) ON tenants FROM {API}")
     op.execute("DROP POLICY tokens_all ON tenants")
     for table in ISOLATED:
         for statement in expose(table):
             op.execute(statement)
         op.drop_table(table)
+    op.drop_column("tenants", "is_registered")

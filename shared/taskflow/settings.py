@@ -206,6 +206,7 @@ class UserSettings(Settings):
     access_token_seconds: int = Field(900, ge=60, le=3_600)
     session_seconds: int = Field(30 * 86_400, ge=3_600, le=366 * 86_400)
     registration_open: bool = True
+    registration_job_types: CommaSeparated = ("echo", "sleep", "flaky")
     login_limit_attempts: int = Field(10, ge=1, le=10_000)
     login_limit_seconds: int = Field(600, ge=1, le=86_400)
     smtp_host: str = ""

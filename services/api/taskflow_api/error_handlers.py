@@ -27,6 +27,7 @@ from taskflow.errors import (
 from taskflow.jobs.cursors import InvalidCursor
 from taskflow_api import problems
 from taskflow_api.auth import REALM
+from taskflow_api.job_type_rights import JobTypeNotAllowed
 from taskflow_api.problems import (
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
@@ -127,6 +128,7 @@ _ANSWERS: Mapping[type, tuple[ProblemKind, Callable[[Any], dict[str, Any]]]] = {
     ApiKeyConflict: (problems.API_KEY_CONFLICT, _nothing_more),
     VersionMismatch: (problems.VERSION_MISMATCH, _nothing_more),
     IdempotencyKeyReused: (problems.IDEMPOTENCY_KEY_REUSED, _nothing_more),
+    JobTypeNotAllowed: (problems.JOB_TYPE_NOT_ALLOWED, _nothing_more),
     UnknownJobType: (problems.UNKNOWN_JOB_TYPE, _of_job_type),
     InvalidContent: (problems.INVALID_CONTENT, _of_content),
     InvalidCursor: (problems.INVALID_CURSOR, _of_cursor),

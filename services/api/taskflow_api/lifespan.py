@@ -30,6 +30,7 @@ from taskflow_api.cache.store import CacheStore
 from taskflow_api.database_access import Lookups, Reads, Writes
 from taskflow_api.health import CHECK_SECONDS, HealthChecks
 from taskflow_api.job_documents import JobDocuments
+from taskflow_api.job_type_rights import JobTypeRights
 from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.log_reader import LogReader
@@ -63,6 +64,7 @@ class Resources:
     submissions: Submissions
     quotas: Quotas
     job_types: JobTypes
+    job_type_rights: JobTypeRights
     documents: JobDocuments
     results: Results
     waiters: Waiters
@@ -150,6 +152,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         submissions=submissions,
         quotas=quotas,
         job_types=job_types,
+        job_type_rights=JobTypeRights(lookups, settings.registration_job_types),
         documents=JobDocuments(reads, job_types, ring),
         results=Results(ArtifactStore(object_store), cache),
         waiters=waiters,

@@ -34,6 +34,9 @@ SIGN_IN_REFUSED = ProblemKind("sign_in_refused", 401, "The credentials are not r
 ORIGIN_NOT_ALLOWED = ProblemKind("origin_not_allowed", 403, "A page of this origin may not do this")
 REGISTRATION_CLOSED = ProblemKind("registration_closed", 403, "Nobody may register")
 NO_SESSION = ProblemKind("no_session", 403, "Only who has signed in can sign out")
+JOB_TYPE_NOT_ALLOWED = ProblemKind(
+    "job_type_not_allowed", 403, "The tenant may not have jobs of this type"
+)
 INSUFFICIENT_SCOPE = ProblemKind(
     "insufficient_scope", 403, "The key or token lacks the scope for this"
 )

@@ -25,6 +25,12 @@ async def tenant_named(connection: Connection, text: str) -> UUID | None:
     return found
 
 
+async def is_registered(connection: Connection, tenant_id: UUID) -> bool:
+    """Whether a registration made the tenant, asked in nobody's name (role API)."""
+    found = await connection.fetchval("SELECT is_registered FROM tenants WHERE id = $1", tenant_id)
+    return bool(found)
+
+
 async def create_tenant(session: Session, tenant_id: UUID, name: str, origin: Origin) -> None:
     """Make a tenant, and write it down in its own log.
 

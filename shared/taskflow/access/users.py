@@ -29,9 +29,11 @@ class KnownUser:
 
 
 async def add_tenant(connection: Connection, tenant_id: UUID) -> None:
-    """Insert a tenant, in its own name; it is called like its id."""
+    """Insert a tenant that a registration makes, in its own name; it is called like its id."""
     await connection.execute(
-        "INSERT INTO tenants (id, name) VALUES ($1, $2)", tenant_id, str(tenant_id)
+        "INSERT INTO tenants (id, name, is_registered) VALUES ($1, $2, true)",
+        tenant_id,
+        str(tenant_id),
     )
 
 

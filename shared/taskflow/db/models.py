@@ -62,6 +62,8 @@ tenants = Table(
     Column("id", UUID(as_uuid=True), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
+    # By a registration; else an operator has made it. It may not have jobs of every type.
+    Column("is_registered", Boolean, nullable=False, server_default=text("false")),
 )
 
 # What a tenant may have, where it is not what the settings say; NULL: what they say, 0: any number.

@@ -93,7 +93,7 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "SELECT": "attempt id pointer_at priority queue state type",
             "UPDATE": "pointer_at",
         },
-        "tenants": {"SELECT": "id name"},
+        "tenants": {"SELECT": "id is_registered name"},
         "users": {"SELECT": "disabled_at email id password_hash tenant_id"},
         "user_sessions": {"SELECT": "address ended_at expires_at id tenant_id user_id"},
         "refresh_tokens": {"SELECT": "session_id tenant_id token_hash"},

@@ -111,6 +111,7 @@ async def _departure(request: Request) -> None:
             problems.MALFORMED_HEADER,
             problems.JOB_NOT_FOUND,
             problems.JOB_STATE_CONFLICT,
+            problems.JOB_TYPE_NOT_ALLOWED,
             problems.VERSION_MISMATCH,
             problems.REQUEST_TIMEOUT,
             problems.BODY_TOO_LARGE,
@@ -143,6 +144,7 @@ async def change_job(
     change = await read_body(request, JobPatch)
     if change.payload is not None:
         row = await read_row(resources, caller.tenant_id, job_id)
+        await resources.job_type_rights.require(caller.tenant_id, row["type"])
         await resources.job_types.check(caller.tenant_id, row["type"], change.payload)
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await patching.patch(

@@ -12,6 +12,7 @@ from taskflow_api.dependencies import JobId, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import problem_docs
+from taskflow_api.routes.job import read_row
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
 
@@ -23,6 +24,7 @@ _PROBLEMS_OF_RETRY = problem_docs(
     problems.JOB_NOT_FOUND,
     problems.JOB_STATE_CONFLICT,
     problems.INVALID_CONTENT,
+    problems.JOB_TYPE_NOT_ALLOWED,
     problems.TOO_MANY_REQUESTS,
     problems.QUOTA_EXCEEDED,
 )
@@ -67,6 +69,8 @@ async def retry_job(
     request: Request, caller: JobWriter, resources: With, job_id: JobId
 ) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
+    row = await read_row(resources, caller.tenant_id, job_id)
+    await resources.job_type_rights.require(caller.tenant_id, row["type"])
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await commands.retry(
             connection,

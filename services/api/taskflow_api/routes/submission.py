@@ -13,6 +13,7 @@ from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.intake import PATH, Defaults, defaults_for, new_job
 from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
+from taskflow_api.job_type_rights import JobTypeNotAllowed
 from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
@@ -54,6 +55,7 @@ _HEADERS = headers_doc(
             problems.UNSUPPORTED_MEDIA_TYPE,
             problems.INVALID_CONTENT,
             problems.UNKNOWN_JOB_TYPE,
+            problems.JOB_TYPE_NOT_ALLOWED,
             problems.IDEMPOTENCY_KEY_REUSED,
             problems.JOB_NOT_FOUND,
             problems.TOO_MANY_REQUESTS,
@@ -79,9 +81,10 @@ async def submit_job(
         )
 
     try:
+        await resources.job_type_rights.require(caller.tenant_id, wanted.type)
         defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
-    except (InvalidContent, UnknownJobType):
-        # It may have been accepted before its times ran out or its type's schema changed.
+    except (InvalidContent, UnknownJobType, JobTypeNotAllowed):
+        # It may have been accepted before its times ran out, or its type or what may be had changed.
         job = as_job(Defaults())
         submission = await resources.submissions.find(job) if key else None
         if submission is None:
