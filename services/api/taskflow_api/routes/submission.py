@@ -84,7 +84,7 @@ async def submit_job(
         await resources.job_type_rights.require(caller.tenant_id, wanted.type)
         defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
     except (InvalidContent, UnknownJobType, JobTypeNotAllowed):
-        # It may have been accepted before its times ran out, or its type or what may be had changed.
+        # It may have been accepted before its times ran out, or its type or the settings changed.
         job = as_job(Defaults())
         submission = await resources.submissions.find(job) if key else None
         if submission is None:

@@ -42,8 +42,9 @@ async def open_cache(redis_url: str) -> AsyncIterator[Open]:
             again = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
             client = open_redis(url, timeout_seconds=1.0, retry=again)
             stack.push_async_callback(client.aclose)
-            settings: dict[str, Any] = {"seconds": 60.0, "max_bytes": 1_000, "room_bytes": 1_000_000}
-            cache = Cache(CacheStore(client), Seals(secret), **settings | changes)
+            settings: dict[str, Any] = {"seconds": 60.0, "max_bytes": 1_000}
+            settings |= {"room_bytes": 1_000_000} | changes
+            cache = Cache(CacheStore(client), Seals(secret), **settings)
             stack.push_async_callback(cache.close)
             return cache
 
