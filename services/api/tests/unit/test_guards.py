@@ -112,3 +112,9 @@ def test_to_know_the_caller_is_no_guard() -> None:
         assert isinstance(route, APIRoute)
         with pytest.raises(RuntimeError, match="scope"):
             refuse_unguarded([route])
+
+
+@pytest.mark.parametrize("name", ["api_key", "X-API-Key", "access_token", "token", "ticket"])
+async def test_a_key_in_the_address_opens_nothing(api: httpx.AsyncClient, name: str) -> None:
+    key = api.headers.pop("X-API-Key")
+    check_problem(await api.get("/api/v1/auth/me", params={name: key}), 401, "not_authenticated")

@@ -77,6 +77,15 @@ def test_an_operation_tells_its_problems(method: str, path: str, operation: dict
             assert has_example(response["content"]["application/problem+json"])
 
 
+@each_operation
+def test_a_body_has_what_is_described_and_nothing_else(
+    method: str, path: str, operation: dict[str, Any]
+) -> None:
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False
+
+
 def resolved(response: dict[str, Any]) -> dict[str, Any]:
     """The answer itself, where it is written down once for all operations."""
     if "$ref" not in response:
