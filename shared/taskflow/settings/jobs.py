@@ -43,7 +43,7 @@ class LeaseSettings(Settings):
 
 
 class RetentionSettings(Settings):
-    """How long is kept what has ended: the audit log from its writing, the others from their end."""
+    """How long is kept what has ended; the audit log from when it was written."""
 
     # What is younger PostgreSQL keeps from the scheduler, too.
     retention_audit_days: int = Field(730, ge=30, le=36_500)

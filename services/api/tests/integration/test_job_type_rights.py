@@ -39,9 +39,7 @@ async def strangers_key(api: httpx.AsyncClient) -> dict[str, str]:
     return {"X-API-Key": answer.json()["key"]}
 
 
-async def submit(
-    api: httpx.AsyncClient, headers: dict[str, str], job_type: str
-) -> httpx.Response:
+async def submit(api: httpx.AsyncClient, headers: dict[str, str], job_type: str) -> httpx.Response:
     return await api.post(JOBS, json={"type": job_type}, headers=headers)
 
 
