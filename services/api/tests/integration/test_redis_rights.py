@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -30,12 +31,15 @@ async def narrow_url(redis_url: str, checkout: Path) -> AsyncIterator[str]:
     assert rule is not None
     name = f"narrow-{uuid4().hex[:12]}"
     async with Redis.from_url(redis_url) as admin:
-        words = rule[1].split()
-        await admin.execute_command("ACL", "SETUSER", name, "on", f">{PASSWORD}", *words)
+        await run(admin, f"ACL SETUSER {name} on >{PASSWORD} {rule[1]}")
         parts = urlsplit(redis_url)
         netloc = f"{name}:{PASSWORD}@{parts.hostname}:{parts.port}"
         yield urlunsplit(parts._replace(netloc=netloc))
-        await admin.execute_command("ACL", "DELUSER", name)
+        await run(admin, f"ACL DELUSER {name}")
+
+
+async def run(client: Any, command: str) -> None:
+    await client.execute_command(*command.split())
 
 
 @pytest.fixture(autouse=True)
@@ -74,4 +78,4 @@ async def test_they_are_for_nothing_else(narrow_url: str) -> None:
     async with Redis.from_url(narrow_url) as client:
         for command in ("GET other", "SET other 1", "FLUSHALL", "KEYS *", "CONFIG GET *"):
             with pytest.raises(NoPermissionError):
-                await client.execute_command(*command.split())
+                await run(client, command)
