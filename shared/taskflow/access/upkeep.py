@@ -51,12 +51,15 @@ WITH expired AS MATERIALIZED (
 )
 """
 
-# A session may have left a hundred thousand tokens: they must not all go in one statement.
+# A session may have left a hundred thousand tokens: they must not all go in one statement. The inner
+# limit has them looked up by their session; the table would be read for them otherwise.
 _PRUNE_REFRESH_TOKENS = f"""
 {_LOCK_EXPIRED}
 DELETE FROM refresh_tokens WHERE token_hash IN (
-    SELECT token_hash FROM refresh_tokens
-    WHERE session_id IN (SELECT id FROM expired) LIMIT $1
+    SELECT left_over.token_hash
+    FROM expired CROSS JOIN LATERAL (
+        SELECT token_hash FROM refresh_tokens WHERE session_id = expired.id LIMIT $1
+    ) AS left_over LIMIT $1
 )
 RETURNING 1
 """
