@@ -51,8 +51,8 @@ WITH expired AS MATERIALIZED (
 )
 """
 
-# A session may have left a hundred thousand tokens: they must not all go in one statement. The inner
-# limit has them looked up by their session; the table would be read for them otherwise.
+# A session may have left a hundred thousand tokens: they must not all go in one statement. The
+# inner limit has them looked up by their session; the table would be read for them otherwise.
 _PRUNE_REFRESH_TOKENS = f"""
 {_LOCK_EXPIRED}
 DELETE FROM refresh_tokens WHERE token_hash IN (
