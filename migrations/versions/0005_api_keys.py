@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 from taskflow.db.roles import DatabaseRole
-from taskflow.db.row_security import isolate
+from taskflow.db.row_security import deletes_only, isolate
 
 revision: str = "0005"
 down_revision: str | None = "0004"
@@ -20,11 +20,11 @@ TENANT, API, SCHEDULER = DatabaseRole.TENANT, DatabaseRole.API, DatabaseRole.SCH
 # scheduler deletes what was kept long enough.
 ISOLATED = {"api_keys": (API, SCHEDULER), "audit_log": (SCHEDULER,)}
 
-# Who has taken a scheduler over can't do away with what he has done since.
-KEEP = f"""
-CREATE POLICY kept ON audit_log AS RESTRICTIVE FOR DELETE TO {SCHEDULER}
-USING (created_at < now() - interval '30 days')
-"""
+# Who has taken a scheduler over takes nobody's key away, nor the traces that he has left since.
+DELETABLE = {
+    "api_keys": "least(revoked_at, expires_at) < now()",
+    "audit_log": "created_at < now() - interval '30 days'",
+}
 
 # No request reads the hash of a secret, and none changes what was written down about it.
 GRANTS = {
@@ -53,7 +53,8 @@ def upgrade() -> None:
     for table, services in ISOLATED.items():
         for statement in isolate(table, services=services):
             op.execute(statement)
-    op.execute(KEEP)
+    for table, rows in DELETABLE.items():
+        op.execute(deletes_only(table, SCHEDULER, rows))
     for role, rights in GRANTS.items():
         for table, privileges in rights.items():
             op.execute(f"GRANT {privileges} ON {table} TO {role}")

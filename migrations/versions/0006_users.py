@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from taskflow.db.roles import DatabaseRole
-from taskflow.db.row_security import expose, isolate
+from taskflow.db.row_security import deletes_only, expose, isolate
 
 revision: str = "0006"
 down_revision: str | None = "0005"
@@ -99,6 +99,7 @@ def upgrade() -> None:
     for table, services in ISOLATED.items():
         for statement in isolate(table, services=services):
             op.execute(statement)
+    op.execute(deletes_only("user_sessions", SCHEDULER, "expires_at < now()"))
     # Whose tenants there are, for tokens of others that name one.
     op.execute(f"CREATE POLICY tokens_all ON tenants TO {API} USING (true) WITH CHECK (true)")
     for role, rights in GRANTS.items():

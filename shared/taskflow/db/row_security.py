@@ -41,6 +41,14 @@ def isolate(
     return statements
 
 
+def deletes_only(table: str, role: DatabaseRole, rows: str) -> str:
+    """The statement by which a service deletes of an isolated table nothing but these rows.
+
+    The owner, who is a member of its role, is bound by it as well.
+    """
+    return f"CREATE POLICY kept ON {table} AS RESTRICTIVE FOR DELETE TO {role} USING ({rows})"
+
+
 def _policy(table: str, name: str, roles: str, rows: str) -> str:
     return f"CREATE POLICY {name} ON {table} TO {roles} USING ({rows}) WITH CHECK ({rows})"
 

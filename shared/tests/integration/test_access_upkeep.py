@@ -60,6 +60,20 @@ async def test_whoever_acts_as_a_scheduler_leaves_the_last_thirty_days(
     assert await connection.fetchval("SELECT action FROM audit_log") == "within"
 
 
+async def test_whoever_acts_as_a_scheduler_deletes_no_key_and_no_session_that_is_good(
+    connection: asyncpg.Connection, scheduler: asyncpg.Connection
+) -> None:
+    await make_key(connection)
+    ends = await make_key(connection)
+    await connection.execute(
+        "UPDATE api_keys SET revoked_at = now() + interval '1 hour' WHERE id = $1", ends.id
+    )
+    user_id = await user(connection)
+    await session(connection, user_id, -1, 0)
+    for table in ("api_keys", "user_sessions"):
+        assert await scheduler.execute(f"DELETE FROM {table}") == "DELETE 0"
+
+
 async def test_keys_go_so_long_after_their_end(
     connection: asyncpg.Connection, scheduler: asyncpg.Connection
 ) -> None:
@@ -100,6 +114,16 @@ async def test_a_key_that_somebody_holds_is_left_for_later(
     assert await prune_api_keys(scheduler, days=1) == 1
 
 
+async def user(connection: asyncpg.Connection) -> UUID:
+    user_id = uuid4()
+    await connection.execute(
+        "INSERT INTO users (id, tenant_id, email, password_hash) VALUES ($1, $2, 'a@b', 'h')",
+        user_id,
+        DEFAULT_TENANT_ID,
+    )
+    return user_id
+
+
 async def session(connection: asyncpg.Connection, user_id: UUID, age: int, tokens: int) -> None:
     """One that expired so many days ago, with so many tokens."""
     session_id = uuid4()
@@ -123,12 +147,7 @@ async def session(connection: asyncpg.Connection, user_id: UUID, age: int, token
 async def test_a_session_goes_after_its_tokens_which_go_in_slices(
     connection: asyncpg.Connection, scheduler: asyncpg.Connection
 ) -> None:
-    user_id = uuid4()
-    await connection.execute(
-        "INSERT INTO users (id, tenant_id, email, password_hash) VALUES ($1, $2, 'a@b', 'h')",
-        user_id,
-        DEFAULT_TENANT_ID,
-    )
+    user_id = await user(connection)
     for age, tokens in ((40, 5), (35, 0), (20, 1), (-5, 1)):
         await session(connection, user_id, age, tokens)
 
