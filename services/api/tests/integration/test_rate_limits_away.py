@@ -23,8 +23,8 @@ from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
 WORKERS = "/api/v1/workers"
-SLACK_SECONDS = 0.25
-"""For a machine that has other things to do."""
+SLACK_SECONDS = 1.0
+"""For a machine that has other things to do. What nothing ends takes far longer."""
 
 
 async def test_requests_go_on_under_a_share_of_the_limit(
@@ -137,7 +137,7 @@ async def test_a_slow_redis_is_none_and_late_answers_are_nobodys(
 ) -> None:
     bucket = new_bucket()
     await is_well(buckets, bucket)
-    proxy.answer_delay_seconds = 2 * ANSWER_SECONDS
+    proxy.answer_delay_seconds = 2 * SLACK_SECONDS
     began = time.perf_counter()
     assert await attempt(buckets, bucket) is None
     assert time.perf_counter() - began < ANSWER_SECONDS + SLACK_SECONDS
