@@ -144,11 +144,6 @@ class RabbitMQ:
             "permissions": [
                 each.rights.permissions(each.name, self.virtual_host) for each in logins
             ],
-            "topic_permissions": [
-                entry
-                for each in logins
-                for entry in each.rights.topic_permissions(each.name, self.virtual_host)
-            ],
         }
 
     def _environment(self) -> dict[str, str]:

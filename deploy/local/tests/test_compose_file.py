@@ -124,7 +124,7 @@ def test_rabbitmq_has_the_users_and_rights_of_the_stack_without_docker(tmp_path:
     servers = build_stack(tmp_path, example_settings()).servers
     (rabbitmq,) = [server for server in servers if isinstance(server, RabbitMQ)]
     wanted = rabbitmq.definitions()
-    for name in ("vhosts", "permissions", "topic_permissions"):
+    for name in ("vhosts", "permissions"):
         assert found[name] == wanted[name]
     for user, other in zip(found["users"], wanted["users"], strict=True):
         service = user["name"].removeprefix("taskflow").removeprefix("_").upper()

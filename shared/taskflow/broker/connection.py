@@ -295,6 +295,9 @@ async def _complete_topology(connection: AbstractConnection) -> bool:
         await looking.close()
     except aiormq.exceptions.ChannelNotFoundEntity:
         is_complete = False
+    except aiormq.exceptions.ChannelAccessRefused:
+        # As far as we may see; the rest is for who may declare it.
+        return False
     declaring = connection.channel(publisher_confirms=False)
     await declaring.initialize()
     try:

@@ -82,6 +82,8 @@ async def _look(connection: AbstractConnection) -> BrokerReport:
                     missing.append(f"exchange {name}")
             for name in topology.QUEUES:
                 depths[name] = await _depth(connection, name)
+    except aiormq.exceptions.ChannelAccessRefused as error:
+        return BrokerReport([_refused("topology", error)])
     except BROKER_ERRORS as error:
         return BrokerReport([_silent(error)])
     missing += [f"queue {name}" for name, depth in depths.items() if depth is None]

@@ -41,8 +41,6 @@ def user_with(management_url: str, amqp_url: str, rights: BrokerRights) -> Itera
         client.put(f"/api/users/{name}", json=user).raise_for_status()
         place = f"{virtual_host}/{name}"
         client.put(f"/api/permissions/{place}", json=permissions).raise_for_status()
-        for topic in rights.topic_permissions(name, virtual_host):
-            client.put(f"/api/topic-permissions/{place}", json=topic).raise_for_status()
         try:
             host = parts.netloc.rpartition("@")[2]
             yield urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
