@@ -15,6 +15,7 @@ import pytest
 
 from taskflow.db.roles import DatabaseRole
 from taskflow.db.schema_version import SCHEMA_REVISION
+from taskflow.jobs.quotas import JOB_BYTES
 from taskflow_testing.servers import TestServers
 
 _JOB = """
@@ -101,10 +102,11 @@ async def test_what_is_there_is_counted_and_what_is_held_is_sent_after_a_downgra
 
     assert done.returncode == 0, done.stderr
     counts = await connection.fetch(
-        "SELECT waiting_jobs, payload_bytes, running_jobs, result_bytes FROM tenant_usage"
+        "SELECT waiting_jobs, kept_bytes, running_jobs FROM tenant_usage"
     )
-    assert [tuple(row) for row in counts] == [(2, 2 * len('{"n": 1}'), 1, len('"abc"'))]
-    sizes = await connection.fetch("SELECT DISTINCT payload_bytes, result_bytes FROM jobs")
+    kept = 6 * (JOB_BYTES + len('{"n": 1}')) + len('"abc"')
+    assert [tuple(row) for row in counts] == [(2, kept, 1)]
+    sizes = await connection.fetch("SELECT DISTINCT content_bytes, result_bytes FROM jobs")
     assert {tuple(row) for row in sizes} == {(8, None), (8, 5)}
 
     await connection.execute("UPDATE jobs SET pointer_at = 'infinity' WHERE state = 'queued'")
@@ -131,13 +133,11 @@ async def test_what_is_there_is_counted_and_what_comes_says_its_size(
         assert after.returncode == 0, after.stderr
         # As a process of the version before does until it is stopped.
         await connection.execute(_JOB, '{"text": "later"}', None)
-        sizes = await connection.fetch("SELECT payload_bytes, result_bytes FROM jobs ORDER BY id")
+        sizes = await connection.fetch("SELECT content_bytes, result_bytes FROM jobs ORDER BY id")
         assert [tuple(row) for row in sizes] == [(17, 6), (0, None)]
-        counted = await connection.fetchrow(
-            "SELECT waiting_jobs, payload_bytes, result_bytes FROM tenant_usage"
-        )
+        counted = await connection.fetchrow("SELECT waiting_jobs, kept_bytes FROM tenant_usage")
         assert counted is not None
-        assert tuple(counted) == (1, 17, 6)
+        assert tuple(counted) == (1, JOB_BYTES + 17 + 6)
     finally:
         await connection.close()
 

@@ -133,7 +133,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_tenants_name")),
     )
     op.execute(f"INSERT INTO tenants (id, name) VALUES ('{DEFAULT_TENANT}', 'default')")
-    statements = isolate("tenants", column="id", services=[SCHEDULER])
+    statements = isolate("tenants", column="id", services=[SCHEDULER], intake=True)
     for table, services in ISOLATED.items():
         statements += isolate(table, services=services, intake=table in TAKEN_IN)
     for statement in statements:

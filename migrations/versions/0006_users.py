@@ -14,7 +14,8 @@ down_revision: str | None = "0005"
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-TENANT, API, SCHEDULER = DatabaseRole.TENANT, DatabaseRole.API, DatabaseRole.SCHEDULER
+TENANT, INTAKE = DatabaseRole.TENANT, DatabaseRole.INTAKE
+API, SCHEDULER = DatabaseRole.API, DatabaseRole.SCHEDULER
 
 # The scheduler deletes sessions that have expired.
 ISOLATED = {
@@ -26,11 +27,15 @@ ISOLATED = {
 # A tenant reads no hash of a password: it is compared in nobody's name, before it is known whose.
 GRANTS = {
     TENANT: {
-        "tenants": "INSERT",
+        "tenants": "INSERT, SELECT (id, is_registered)",
         "users": """INSERT, SELECT (id, tenant_id, email, created_at, disabled_at),
             UPDATE (password_hash)""",
         "user_sessions": "SELECT, INSERT, DELETE, UPDATE (ended_at, end_reason)",
         "refresh_tokens": "SELECT, INSERT, UPDATE (used_at)",
+    },
+    # How much a tenant may keep depends on it.
+    INTAKE: {
+        "tenants": "SELECT (id, is_registered)",
     },
     API: {
         "tenants": "SELECT (id, name, is_registered)",
@@ -117,7 +122,8 @@ def created_at() -> sa.Column[datetime]:
 
 
 def downgrade() -> None:
-    op.execute(f"REVOKE INSERT ON tenants FROM {TENANT}")
+    op.execute(f"REVOKE INSERT, SELECT (id, is_registered) ON tenants FROM {TENANT}")
+    op.execute(f"REVOKE SELECT (id, is_registered) ON tenants FROM {INTAKE}")
     op.execute(f"REVOKE SELECT (id, name, is_registered) ON tenants FROM {API}")
     op.execute("DROP POLICY tokens_all ON tenants")
     for table in ISOLATED:

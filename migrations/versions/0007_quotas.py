@@ -21,10 +21,10 @@ GRANTS = {
     TENANT: {
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT, DELETE",
-        "jobs": "UPDATE (payload_bytes)",
+        "jobs": "UPDATE (content_bytes)",
     },
     INTAKE: {
-        "jobs": "SELECT (payload_bytes)",
+        "jobs": "SELECT (content_bytes)",
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT, DELETE",
     },
@@ -44,38 +44,38 @@ DISPATCHABLE = "('queued', 'retrying')"
 
 # What is there already; a result in the object store counts from the next one on.
 COUNT = f"""
-INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
+INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
 SELECT tenant_id,
        count(*) FILTER (WHERE state IN {WAITING}),
-       coalesce(sum(payload_bytes) FILTER (WHERE state IN {WAITING}), 0),
-       count(*) FILTER (WHERE state = 'running'),
-       coalesce(sum(result_bytes), 0)
+       sum(2048 + content_bytes + coalesce(result_bytes, 0)::bigint),
+       count(*) FILTER (WHERE state = 'running')
 FROM jobs GROUP BY tenant_id
 """
 
 
 def upgrade() -> None:
     # One pass over the table for both; the results that are inline are counted in it. An UPDATE
-    # would write each of these rows once more, with an entry in every index. `payload_bytes` is
-    # generated for what is there; from then on who stores a payload says its size, which is that
-    # before sealing. A process of an older version says none.
+    # would write each of these rows once more, with an entry in every index. `content_bytes` is
+    # generated for what is there, from the payload and the metadata; from then on who stores a
+    # job says its size, which is that before sealing. A process of an older version says none.
     op.execute("ALTER TABLE jobs ADD result_bytes integer")
     op.execute(
-        "ALTER TABLE jobs ADD payload_bytes integer NOT NULL"
-        " GENERATED ALWAYS AS (octet_length(payload::text)) STORED,"
+        "ALTER TABLE jobs ADD content_bytes integer NOT NULL GENERATED ALWAYS AS"
+        " (octet_length(payload::text)"
+        " + CASE metadata WHEN '{}' THEN 0 ELSE octet_length(metadata::text) END) STORED,"
         " ALTER result_bytes TYPE integer USING octet_length(result::text)"
     )
-    op.execute("ALTER TABLE jobs ALTER payload_bytes DROP EXPRESSION")
-    op.execute("ALTER TABLE jobs ALTER payload_bytes SET DEFAULT 0")
+    op.execute("ALTER TABLE jobs ALTER content_bytes DROP EXPRESSION")
+    op.execute("ALTER TABLE jobs ALTER content_bytes SET DEFAULT 0")
     op.create_table(
         "tenant_quotas",
         sa.Column("tenant_id", sa.UUID(), nullable=False),
         *(
             sa.Column(name, sa.BigInteger(), nullable=True)
-            for name in ("waiting_jobs", "payload_bytes", "running_jobs", "result_bytes")
+            for name in ("waiting_jobs", "kept_bytes", "running_jobs")
         ),
         sa.CheckConstraint(
-            "least(waiting_jobs, payload_bytes, running_jobs, result_bytes) >= 0",
+            "least(waiting_jobs, kept_bytes, running_jobs) >= 0",
             name="not_negative",
         ),
         sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_tenant_quotas")),
@@ -85,7 +85,7 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.UUID(), nullable=False),
         *(
             sa.Column(name, sa.BigInteger(), nullable=False)
-            for name in ("waiting_jobs", "payload_bytes", "running_jobs", "result_bytes")
+            for name in ("waiting_jobs", "kept_bytes", "running_jobs")
         ),
     )
     op.create_index("ix_tenant_usage_tenant", "tenant_usage", ["tenant_id"], unique=False)
@@ -150,4 +150,4 @@ def downgrade() -> None:
         for statement in expose(table):
             op.execute(statement)
         op.drop_table(table)
-    op.execute("ALTER TABLE jobs DROP payload_bytes, DROP result_bytes")
+    op.execute("ALTER TABLE jobs DROP content_bytes, DROP result_bytes")

@@ -17,7 +17,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.engine import open_engine
 from taskflow.db.pool import Database, IntakeDatabase, TenantDatabase, open_database
 from taskflow.db.roles import DatabaseRole
-from taskflow.jobs.quotas import Quotas
+from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.object_store import ObjectStore
 from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
@@ -62,7 +62,7 @@ class Resources:
     writes: Writes
     relay: Relay
     submissions: Submissions
-    quotas: Quotas
+    quotas: DefaultQuotas
     job_types: JobTypes
     job_type_rights: JobTypeRights
     documents: JobDocuments
@@ -163,11 +163,11 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     )
 
 
-def _quotas(settings: ApiSettings) -> Quotas:
-    return Quotas(
+def _quotas(settings: ApiSettings) -> DefaultQuotas:
+    return DefaultQuotas(
         waiting_jobs=settings.quota_waiting_jobs,
-        payload_bytes=settings.quota_payload_bytes,
-        result_bytes=settings.quota_result_bytes,
+        kept_bytes=settings.quota_kept_bytes,
+        registered_kept_bytes=settings.registration_quota_kept_bytes,
     )
 
 

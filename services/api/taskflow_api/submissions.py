@@ -20,7 +20,7 @@ from taskflow.errors import ServiceUnavailable, TaskFlowError
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import Quotas
+from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
@@ -68,7 +68,7 @@ class Submissions:
         late_commits: LateCommits,
         *,
         batch_size: int,
-        quotas: Quotas,
+        quotas: DefaultQuotas,
     ) -> None:
         self._intake = intake
         self._database = database

@@ -62,7 +62,8 @@ tenants = Table(
     Column("id", UUID(as_uuid=True), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", _timestamp, nullable=False, server_default=func.now()),
-    # By a registration; else an operator has made it. It may not have jobs of every type.
+    # By a registration; else an operator has made it. It may not have jobs of every type, nor keep
+    # as much.
     Column("is_registered", Boolean, nullable=False, server_default=text("false")),
 )
 
@@ -72,12 +73,9 @@ tenant_quotas = Table(
     metadata,
     Column("tenant_id", UUID(as_uuid=True), primary_key=True),
     Column("waiting_jobs", BigInteger),
-    Column("payload_bytes", BigInteger),
+    Column("kept_bytes", BigInteger),
     Column("running_jobs", BigInteger),
-    Column("result_bytes", BigInteger),
-    CheckConstraint(
-        "least(waiting_jobs, payload_bytes, running_jobs, result_bytes) >= 0", name="not_negative"
-    ),
+    CheckConstraint("least(waiting_jobs, kept_bytes, running_jobs) >= 0", name="not_negative"),
 )
 
 # What a tenant uses is the sum of its rows: they are added and folded, never changed.
@@ -86,9 +84,8 @@ tenant_usage = Table(
     metadata,
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
     Column("waiting_jobs", BigInteger, nullable=False),
-    Column("payload_bytes", BigInteger, nullable=False),
+    Column("kept_bytes", BigInteger, nullable=False),
     Column("running_jobs", BigInteger, nullable=False),
-    Column("result_bytes", BigInteger, nullable=False),
     Index("ix_tenant_usage_tenant", "tenant_id"),
 )
 
@@ -105,8 +102,8 @@ jobs = Table(
     Column("state", _job_state, nullable=False),
     Column("payload", JSONB, nullable=False),
     # Counted by quotas: sizes before sealing, so that what is stored may change and they don't.
-    # NULL as long as there is no result.
-    Column("payload_bytes", Integer, nullable=False, server_default=text("0")),
+    # The content is what the client has sent; the result's is NULL as long as there is none.
+    Column("content_bytes", Integer, nullable=False, server_default=text("0")),
     Column("result_bytes", Integer),
     Column("name", Text),
     Column("description", Text),

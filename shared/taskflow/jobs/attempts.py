@@ -135,8 +135,7 @@ WITH locked AS MATERIALIZED (
       AND locked.type = ANY($5::text[])
       AND {is_openable("locked", "$6")}
       AND locked.id NOT IN (SELECT id FROM undecided)
-    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at,
-              jobs.payload_bytes
+    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
     SELECT id, tenant_id, 'claim', source, 'running', attempt, $2 FROM claimed

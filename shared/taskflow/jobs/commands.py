@@ -17,9 +17,10 @@ from taskflow.jobs.guards import state_list
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.log_index import take_strays
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import Quotas
+from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.room import NO_QUOTAS, room_for_more
 from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, sources
+from taskflow.jobs.usage import KEPT_OF_JOB
 
 _CANCEL = """
 UPDATE jobs
@@ -106,7 +107,7 @@ async def retry(
     connection: Connection,
     tenant_id: UUID,
     job_id: UUID,
-    quotas: Quotas = NO_QUOTAS,
+    quotas: DefaultQuotas = NO_QUOTAS,
     *,
     origin: Origin | None = None,
 ) -> Pointer:
@@ -128,7 +129,7 @@ async def retry(
                 f"The job is {state}: only a failed, cancelled or expired one can be retried.",
             )
         await _refuse_if_others_stand_in_the_way(connection, row, state)
-        refusal = room.quotas.refusal(room.usage, row["payload_bytes"])
+        refusal = room.quotas.refusal(room.usage, 0)
         if refusal is not None:
             raise refusal
         try:
@@ -168,12 +169,12 @@ async def _refuse_if_others_stand_in_the_way(
         )
 
 
-_DELETE = """
+_DELETE = f"""
 WITH gone AS (
-    DELETE FROM jobs WHERE id = $1 RETURNING tenant_id, result_bytes
+    DELETE FROM jobs WHERE id = $1 RETURNING tenant_id, {KEPT_OF_JOB} AS kept_bytes
 ), usage AS (
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
-    SELECT tenant_id, 0, 0, 0, -result_bytes FROM gone WHERE result_bytes > 0
+    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
+    SELECT tenant_id, 0, -kept_bytes, 0 FROM gone
 ), events AS (
     DELETE FROM job_events WHERE job_id = $1
 ), attempts AS (

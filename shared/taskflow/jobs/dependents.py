@@ -44,8 +44,7 @@ WITH judged AS (
         updated_at = clock_timestamp()
     FROM judged
     WHERE jobs.id = judged.id AND (ended_badly > 0 OR not_completed = 0)
-    RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error, jobs.has_dependents,
-              jobs.payload_bytes
+    RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error, jobs.has_dependents
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, detail)
     SELECT id, tenant_id,

@@ -56,7 +56,7 @@ _TARGET = """
     END::job_state"""
 
 _COUNT = count_changes(
-    "finished", source="'running'::job_state", target="state", result_bytes="result_bytes"
+    "finished", source="'running'::job_state", target="state", kept_bytes="result_bytes"
 )
 
 _FINISH = f"""
@@ -110,7 +110,7 @@ WITH input AS (
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
               jobs.pointer_at, decided.attempt, decided.worker_id, decided.kind, decided.error,
               decided.started_at, jobs.updated_at, decided.delay_seconds,
-              jobs.payload_bytes, jobs.result_bytes
+              jobs.result_bytes
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)

@@ -1,7 +1,7 @@
 """What a client may change of a job that waits."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import Quotas, Usage, payload_size
+from taskflow.jobs.quotas import DefaultQuotas, Usage, attributes_size, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
@@ -21,7 +21,7 @@ from taskflow.sealing import Part, Place, SealingKeyRing
 
 _PATCH = """
 UPDATE jobs
-SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, payload_bytes = $6, tags = $7,
+SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, content_bytes = $6, tags = $7,
     metadata = $8::jsonb, expires_at = $9,
     pointer_at = CASE WHEN $10 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
                       ELSE pointer_at END,
@@ -40,7 +40,7 @@ async def patch(
     *,
     if_version: Collection[datetime] | None,
     origin: Origin | None = None,
-    quotas: Quotas = NO_QUOTAS,
+    quotas: DefaultQuotas = NO_QUOTAS,
 ) -> Pointer | None:
     """Change a waiting job; its new pointer if one must be published.
 
@@ -52,11 +52,11 @@ async def patch(
         VersionMismatch: it has changed since `if_version`.
         JobStateConflict: it doesn't wait.
         InvalidContent: its expiry would have passed.
-        QuotaExceeded: the tenant (`quotas`, if it has none of its own) has no room for its payload.
+        QuotaExceeded: the tenant (`quotas`, if it has none of its own) has no room for more.
     """
     async with connection.transaction():
         room = None
-        if change.payload is not None:
+        if change.model_fields_set & {"payload", "tags", "metadata"}:
             room = await room_for_more(connection, tenant_id, quotas)
         row = await lock(connection, tenant_id, job_id)
         if if_version is not None and row["updated_at"] not in if_version:
@@ -67,10 +67,10 @@ async def patch(
                 job_id, state, f"The job is {state}: only a waiting job can be changed."
             )
         now = await connection.fetchval("SELECT clock_timestamp()")
-        payload = _payload_of(row, change, ring)
-        pointer = await _apply(connection, row, change, state, now, payload=payload)
+        content = _content_of(row, change, ring)
+        pointer = await _apply(connection, row, change, state, now, content=content)
         if room is not None:
-            await _count_growth(connection, row, room, payload.counted_bytes)
+            await _count_growth(connection, row, room, content.counted_bytes)
         # Names alone: what a job is about may be secret.
         after = {"changed": sorted(change.model_fields_set)}
         await audit(connection, row, origin, "change", after=after)
@@ -78,28 +78,41 @@ async def patch(
 
 
 @dataclass(frozen=True, slots=True)
-class _Payload:
-    """What is stored of a payload, and what quotas count of it."""
+class _Content:
+    """What is stored of what the client has sent, and what quotas count of it."""
 
-    stored_json: str
+    payload_json: str
+    tags: Sequence[str]
+    metadata_json: str
     counted_bytes: int
 
 
-def _payload_of(row: Any, change: JobPatch, ring: SealingKeyRing) -> _Payload:
-    """The payload to store; one that isn't changed stays as it is, and isn't opened."""
+def _content_of(row: Any, change: JobPatch, ring: SealingKeyRing) -> _Content:
+    """The content to store; a payload that isn't changed stays as it is, and isn't opened."""
+    tags = row["tags"] if change.tags is None else change.tags
+    metadata = json.loads(row["metadata"]) if change.metadata is None else change.metadata
+    attributes = _attributes_size(row, tags, metadata)
     if change.payload is None:
-        return _Payload(row["payload"], row["payload_bytes"])
-    place = Place(row["tenant_id"], row["id"], Part.PAYLOAD)
-    stored_json = ring.seal_json(place, json.dumps(change.payload))
-    return _Payload(stored_json, payload_size(change.payload))
+        payload_json = row["payload"]
+        before = _attributes_size(row, row["tags"], json.loads(row["metadata"]))
+        size = row["content_bytes"] - before + attributes
+    else:
+        place = Place(row["tenant_id"], row["id"], Part.PAYLOAD)
+        payload_json = ring.seal_json(place, json.dumps(change.payload))
+        size = payload_size(change.payload) + attributes
+    return _Content(payload_json, tags, json.dumps(metadata), size)
 
 
-async def _count_growth(connection: Connection, row: Any, room: Room, payload_bytes: int) -> None:
-    growth = payload_bytes - row["payload_bytes"]
+def _attributes_size(row: Any, tags: Sequence[str], metadata: Mapping[str, Any]) -> int:
+    return attributes_size((row["name"], row["description"], *tags), metadata)
+
+
+async def _count_growth(connection: Connection, row: Any, room: Room, content_bytes: int) -> None:
+    growth = content_bytes - row["content_bytes"]
     refusal = room.quotas.refusal(room.usage, growth, jobs=0) if growth > 0 else None
     if refusal is not None:
         raise refusal
-    await write_change(connection, row["tenant_id"], Usage(payload_bytes=growth))
+    await write_change(connection, row["tenant_id"], Usage(kept_bytes=growth))
 
 
 async def _apply(
@@ -109,7 +122,7 @@ async def _apply(
     state: JobState,
     now: datetime,
     *,
-    payload: _Payload,
+    content: _Content,
 ) -> Pointer | None:
     fields = change.model_fields_set
     run_at = row["run_at"] if "run_at" not in fields else (change.run_at or now)
@@ -125,10 +138,10 @@ async def _apply(
         target,
         priority,
         run_at,
-        payload.stored_json,
-        payload.counted_bytes,
-        change.tags if change.tags is not None else row["tags"],
-        json.dumps(change.metadata) if change.metadata is not None else row["metadata"],
+        content.payload_json,
+        content.counted_bytes,
+        content.tags,
+        content.metadata_json,
         expires_at,
         # A retrying job's pointer is somewhere on the ladder and finds its way by itself.
         moves and target is not JobState.RETRYING,

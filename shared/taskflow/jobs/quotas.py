@@ -9,6 +9,9 @@ from typing import Any
 from taskflow.errors import QuotaExceeded
 from taskflow.jobs.states import WAITING, JobState
 
+JOB_BYTES = 2_048
+"""What a job counts for beside its content and result: its rows, their history, their indexes."""
+
 NEAR_JOBS = 1_000
 NEAR_BYTES = 64 * 1024 * 1024
 NEAR_SHARE = 10
@@ -21,22 +24,20 @@ class QuotaName(StrEnum):
     """What is limited; the names are public."""
 
     WAITING_JOBS = "waiting_jobs"
-    PAYLOAD_BYTES = "payload_bytes"
+    KEPT_BYTES = "kept_bytes"
     RUNNING_JOBS = "running_jobs"
-    RESULT_BYTES = "result_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a tenant has, or what has become more of it.
 
-    Jobs that wait, the bytes of their payloads, jobs that run, bytes of results that are kept.
+    Jobs that wait, the bytes that are kept of all its jobs, jobs that run.
     """
 
     waiting_jobs: int = 0
-    payload_bytes: int = 0
+    kept_bytes: int = 0
     running_jobs: int = 0
-    result_bytes: int = 0
 
     def __bool__(self) -> bool:
         return self != Usage()
@@ -44,23 +45,33 @@ class Usage:
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             self.waiting_jobs + other.waiting_jobs,
-            self.payload_bytes + other.payload_bytes,
+            self.kept_bytes + other.kept_bytes,
             self.running_jobs + other.running_jobs,
-            self.result_bytes + other.result_bytes,
         )
 
 
 def payload_size(payload: Mapping[str, Any]) -> int:
     """The bytes that a payload counts for: of its JSON text, whether or not it is stored sealed."""
     # As PostgreSQL would write it, but for what that normalises.
-    return len(json.dumps(payload, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return _text_size(json.dumps(payload, ensure_ascii=False))
 
 
-def moved(source: str | None, target: str | None, payload_bytes: int) -> Usage:
+def attributes_size(texts: Iterable[str | None], metadata: Mapping[str, Any] | None) -> int:
+    """The bytes that what is said of a job counts for: its tags, name and other texts; metadata."""
+    return sum(_text_size(text) for text in texts if text) + (
+        payload_size(metadata) if metadata else 0
+    )
+
+
+def _text_size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def moved(source: str | None, target: str | None) -> Usage:
     """What a job's step from one state to another changes."""
     waits = (target in WAITING) - (source in WAITING)
     runs = (target == JobState.RUNNING) - (source == JobState.RUNNING)
-    return Usage(waits, waits * payload_bytes, runs)
+    return Usage(waiting_jobs=waits, running_jobs=runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +79,46 @@ class Quotas:
     """The most that a tenant may have; 0 is any number."""
 
     waiting_jobs: int = 0
-    payload_bytes: int = 0
-    running_jobs: int = 0
-    result_bytes: int = 0
+    kept_bytes: int = 0
 
-    def refusal(self, usage: Usage, payload_bytes: int, jobs: int = 1) -> QuotaExceeded | None:
-        """Why no more may wait beside what does, or None."""
+    def refusal(self, usage: Usage, kept_bytes: int, jobs: int = 1) -> QuotaExceeded | None:
+        """Why no more may wait and be kept beside what is, or None."""
         waiting = usage.waiting_jobs + jobs
         if jobs and 0 < self.waiting_jobs < waiting:
             return _exceeded(QuotaName.WAITING_JOBS, self.waiting_jobs, usage.waiting_jobs)
-        if 0 < self.payload_bytes < usage.payload_bytes + payload_bytes:
-            return _exceeded(QuotaName.PAYLOAD_BYTES, self.payload_bytes, usage.payload_bytes)
-        if 0 < self.result_bytes <= usage.result_bytes:
-            return _exceeded(QuotaName.RESULT_BYTES, self.result_bytes, usage.result_bytes)
+        if 0 < self.kept_bytes < usage.kept_bytes + kept_bytes:
+            return _exceeded(QuotaName.KEPT_BYTES, self.kept_bytes, usage.kept_bytes)
         return None
 
     def is_near(self, usage: Usage) -> bool:
         """Whether so little is left that who submits has to take turns."""
-        return (
-            0 < self.waiting_jobs < usage.waiting_jobs + _margin(self.waiting_jobs, NEAR_JOBS)
-            or 0
-            < self.payload_bytes
-            < usage.payload_bytes + _margin(self.payload_bytes, NEAR_BYTES)
-            or 0 < self.result_bytes <= usage.result_bytes
-        )
+        return 0 < self.waiting_jobs < usage.waiting_jobs + _margin(
+            self.waiting_jobs, NEAR_JOBS
+        ) or 0 < self.kept_bytes < usage.kept_bytes + _margin(self.kept_bytes, NEAR_BYTES)
 
 
-def judge(quotas: Quotas, usage: Usage, payload_sizes: Iterable[int]) -> list[QuotaExceeded | None]:
-    """For each of these jobs, in their order: None, it fits beside those before it; or why not."""
+@dataclass(frozen=True, slots=True)
+class DefaultQuotas:
+    """The quotas of tenants that have none of their own; 0 is any number.
+
+    `registered_kept_bytes` stands in place of `kept_bytes` where a registration made the tenant.
+    """
+
+    waiting_jobs: int = 0
+    kept_bytes: int = 0
+    registered_kept_bytes: int = 0
+
+
+def judge(quotas: Quotas, usage: Usage, sizes: Iterable[int]) -> list[QuotaExceeded | None]:
+    """For new jobs of these sizes (bytes of content), in their order: None, or why it has no room.
+
+    Each is judged beside those before it.
+    """
     answers = []
-    for size in payload_sizes:
-        refusal = quotas.refusal(usage, size)
+    for size in sizes:
+        refusal = quotas.refusal(usage, JOB_BYTES + size)
         if refusal is None:
-            usage += Usage(waiting_jobs=1, payload_bytes=size)
+            usage += Usage(waiting_jobs=1, kept_bytes=JOB_BYTES + size)
         answers.append(refusal)
     return answers
 
@@ -111,8 +129,7 @@ def _margin(limit: int, least: int) -> int:
 
 _ADVICE = {
     QuotaName.WAITING_JOBS: ("Its jobs that wait are as many as it may have.", 5),
-    QuotaName.PAYLOAD_BYTES: ("The payloads of its waiting jobs leave no room for this one.", 5),
-    QuotaName.RESULT_BYTES: ("The results that are kept for it are too large: delete jobs.", 60),
+    QuotaName.KEPT_BYTES: ("What is kept of its jobs leaves no room for more: delete some.", 60),
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.quotas import NEAR_BYTES, NEAR_JOBS, NEAR_SHARE, Quotas, Usage
+from taskflow.jobs.quotas import NEAR_BYTES, NEAR_JOBS, NEAR_SHARE, DefaultQuotas, Quotas, Usage
 from taskflow.jobs.tenant_turns import Turn, take_turns
 from taskflow.jobs.usage import SUMS, fold, usage_of
 
-NO_QUOTAS = Quotas()
+NO_QUOTAS = DefaultQuotas()
 FOLD_AT = 2_000
 """From how many rows on a tenant's count is folded by who adds to it; the scheduler, which does so
 all the time, is away then."""
@@ -30,11 +30,11 @@ class Room:
 
 
 _READ = f"""
-SELECT asked.tenant_id, used.*,
-       own.waiting_jobs AS most_jobs, own.payload_bytes AS most_bytes,
-       own.running_jobs AS most_running, own.result_bytes AS most_results
+SELECT asked.tenant_id, used.*, tenants.is_registered,
+       own.waiting_jobs AS most_jobs, own.kept_bytes AS most_bytes
 FROM unnest($1::uuid[]) AS asked (tenant_id)
 LEFT JOIN tenant_quotas AS own USING (tenant_id)
+LEFT JOIN tenants ON tenants.id = asked.tenant_id
 CROSS JOIN LATERAL (
     SELECT count(*) AS rows, {SUMS} FROM tenant_usage AS used
     WHERE used.tenant_id = asked.tenant_id
@@ -43,7 +43,7 @@ CROSS JOIN LATERAL (
 
 
 async def read_rooms(
-    connection: Connection, tenants: Collection[UUID], defaults: Quotas
+    connection: Connection, tenants: Collection[UUID], defaults: DefaultQuotas
 ) -> dict[UUID, Room]:
     """The room of each of these tenants at this moment."""
     rows = await connection.fetch(_READ, list(tenants))
@@ -52,19 +52,15 @@ async def read_rooms(
     }
 
 
-def _quotas(row: Any, defaults: Quotas) -> Quotas:
+def _quotas(row: Any, defaults: DefaultQuotas) -> Quotas:
     def own_or(own: int | None, default: int) -> int:
         return default if own is None else own
 
-    return Quotas(
-        own_or(row["most_jobs"], defaults.waiting_jobs),
-        own_or(row["most_bytes"], defaults.payload_bytes),
-        own_or(row["most_running"], defaults.running_jobs),
-        own_or(row["most_results"], defaults.result_bytes),
-    )
+    kept = defaults.registered_kept_bytes if row["is_registered"] else defaults.kept_bytes
+    return Quotas(own_or(row["most_jobs"], defaults.waiting_jobs), own_or(row["most_bytes"], kept))
 
 
-async def room_for_more(connection: Connection, tenant_id: UUID, defaults: Quotas) -> Room:
+async def room_for_more(connection: Connection, tenant_id: UUID, defaults: DefaultQuotas) -> Room:
     """A tenant's room, which near a quota nobody else takes until the transaction ends."""
     room = (await read_rooms(connection, [tenant_id], defaults))[tenant_id]
     if room.quotas.is_near(room.usage):
@@ -73,7 +69,7 @@ async def room_for_more(connection: Connection, tenant_id: UUID, defaults: Quota
 
 
 async def rooms_in_turn(
-    connection: Connection, tenants: Collection[UUID], defaults: Quotas
+    connection: Connection, tenants: Collection[UUID], defaults: DefaultQuotas
 ) -> dict[UUID, Room]:
     """The room of each of these tenants, which nobody else takes until the transaction ends."""
     await take_turns(connection, tenants, Turn.WAITING)
@@ -83,10 +79,10 @@ async def rooms_in_turn(
     return rooms
 
 
-def far_tenants(asked: str, *, jobs: str, payload_bytes: str, results: str) -> str:
+def far_tenants(asked: str, *, jobs: str, kept: str, registered_kept: str) -> str:
     """The SELECT of the tenants in the relation `asked` that need not take turns for what they ask.
 
-    `asked` has `tenant_id`, `jobs` and `payload_bytes`; the others are SQL for the default quotas.
+    `asked` has `tenant_id`, `jobs` and `kept_bytes`; the others are SQL for the default quotas.
     Nor is it far to go if the count is in too many rows: whose turn it is folds them.
     """
 
@@ -95,20 +91,16 @@ def far_tenants(asked: str, *, jobs: str, payload_bytes: str, results: str) -> s
         margin = f"greatest({limit} / {NEAR_SHARE}, {least})"
         return f"({limit} = 0 OR {used} + {margin} <= {limit})"
 
+    kept_default = f"CASE WHEN tenants.is_registered THEN {registered_kept} ELSE {kept} END"
     return f"""
     SELECT asked.tenant_id FROM {asked} AS asked
     LEFT JOIN tenant_quotas AS own ON own.tenant_id = asked.tenant_id
+    LEFT JOIN tenants ON tenants.id = asked.tenant_id
     CROSS JOIN LATERAL (
         SELECT count(*) AS rows, {SUMS} FROM tenant_usage AS used
         WHERE used.tenant_id = asked.tenant_id
     ) AS used
     WHERE used.rows < {FOLD_AT}
       AND {is_far("waiting_jobs", jobs, "used.waiting_jobs + asked.jobs", NEAR_JOBS)}
-      AND {
-        is_far(
-            "payload_bytes", payload_bytes, "used.payload_bytes + asked.payload_bytes", NEAR_BYTES
-        )
-    }
-      AND (coalesce(own.result_bytes, {results}) = 0
-           OR used.result_bytes < coalesce(own.result_bytes, {results}))
+      AND {is_far("kept_bytes", kept_default, "used.kept_bytes + asked.kept_bytes", NEAR_BYTES)}
     """

@@ -25,7 +25,7 @@ from taskflow.errors import (
 )
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
-from taskflow.jobs.quotas import Quotas, judge, payload_size
+from taskflow.jobs.quotas import JOB_BYTES, DefaultQuotas, attributes_size, judge, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
 from taskflow.jobs.states import LIVE, TERMINAL, JobState
 from taskflow.jobs.usage import count_changes
@@ -37,14 +37,16 @@ Answer = Submission | TaskFlowError
 
 _INPUT_COLUMNS = """
     id uuid, tenant_id uuid, type text, queue text, priority job_priority, payload jsonb,
-    payload_bytes int,
+    content_bytes int,
     name text, description text, tags text[], metadata jsonb, unique_key text, depends_on uuid[],
     run_at timestamptz, delay_seconds float8, expires_at timestamptz, ttl_seconds float8,
     timeout_seconds float8, max_attempts int, path text, key text, fingerprint text,
     blocked boolean"""
 
 # What is judged already ($3) is not looked at again.
-_FAR = far_tenants("asked", jobs="$4::bigint", payload_bytes="$5::bigint", results="$6::bigint")
+_FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kept="$6::bigint")
+
+_COUNT = count_changes("accepted", target="state", kept_bytes=f"{JOB_BYTES} + content_bytes")
 
 _SUBMIT = f"""
 WITH input AS (
@@ -58,7 +60,7 @@ WITH input AS (
                    ELSE 'queued' END::job_state AS state
     FROM input
 ), asked AS (
-    SELECT tenant_id, count(*) AS jobs, sum(payload_bytes) AS payload_bytes
+    SELECT tenant_id, count(*) AS jobs, sum({JOB_BYTES} + content_bytes) AS kept_bytes
     FROM placed GROUP BY tenant_id
 ), far AS ({_FAR}
 ), admitted AS (
@@ -74,20 +76,20 @@ WITH input AS (
     RETURNING job_id
 ), accepted AS (
     INSERT INTO jobs
-        (id, tenant_id, type, queue, priority, state, payload, payload_bytes, name, description,
+        (id, tenant_id, type, queue, priority, state, payload, content_bytes, name, description,
          tags, metadata, unique_key, depends_on, run_at, expires_at, timeout_seconds,
          max_attempts, attempt_limit, pointer_at)
-    SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, name, description,
+    SELECT id, tenant_id, type, queue, priority, state, payload, content_bytes, name, description,
            tags, metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds,
            max_attempts, max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
     FROM admitted
     WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, payload_bytes
+    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, content_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, target, attempt)
     SELECT id, tenant_id, 'submit', state, 0 FROM accepted
-), usage AS ({count_changes("accepted", target="state")}
+), usage AS ({_COUNT}
 )
 SELECT * FROM accepted
 """
@@ -115,7 +117,7 @@ async def submit(
     new_jobs: Sequence[NewJob],
     *,
     with_pointers: bool,
-    quotas: Quotas = NO_QUOTAS,
+    quotas: DefaultQuotas = NO_QUOTAS,
 ) -> list[Answer]:
     """Insert jobs: an answer for each, in their order; a refusal is an answer too.
 
@@ -163,7 +165,7 @@ class _Writing:
 
     connection: Connection
     with_pointers: bool
-    quotas: Quotas
+    quotas: DefaultQuotas
     in_turn: bool
 
     async def insert(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
@@ -187,8 +189,8 @@ class _Writing:
             self.with_pointers,
             self.in_turn,
             self.quotas.waiting_jobs,
-            self.quotas.payload_bytes,
-            self.quotas.result_bytes,
+            self.quotas.kept_bytes,
+            self.quotas.registered_kept_bytes,
         )
         return {row["id"]: _accepted(row) for row in rows}
 
@@ -209,7 +211,7 @@ def _refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID,
     refused: dict[UUID, Answer] = {}
     for tenant_id, room in rooms.items():
         own = [job for job in batch if job.tenant_id == tenant_id]
-        judged = judge(room.quotas, room.usage, (payload_size(job.payload) for job in own))
+        judged = judge(room.quotas, room.usage, (_content_size(job) for job in own))
         refused |= {
             job.id: refusal for job, refusal in zip(own, judged, strict=True) if refusal is not None
         }
@@ -305,7 +307,7 @@ class _TurnNeeded(TaskFlowError):
 
 
 async def submit_alone(
-    connection: Connection, job: NewJob, *, with_pointers: bool, quotas: Quotas = NO_QUOTAS
+    connection: Connection, job: NewJob, *, with_pointers: bool, quotas: DefaultQuotas = NO_QUOTAS
 ) -> Answer:
     """Insert a job that has a `unique_key` or waits for others, in a transaction of its own.
 
@@ -406,6 +408,11 @@ def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:
     return json.dumps([_row(job, blocked=blocked) for job in jobs])
 
 
+def _content_size(job: NewJob) -> int:
+    texts = (job.name, job.description, *job.tags)
+    return payload_size(job.payload) + attributes_size(texts, job.metadata)
+
+
 def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
     key = job.idempotency
     return {
@@ -415,7 +422,7 @@ def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
         "queue": job.queue,
         "priority": job.priority,
         "payload": job.payload if job.sealed_payload is None else job.sealed_payload,
-        "payload_bytes": payload_size(job.payload),
+        "content_bytes": _content_size(job),
         "name": job.name,
         "description": job.description,
         "tags": list(job.tags),

@@ -108,8 +108,7 @@ WITH orphaned AS MATERIALIZED (
     WHERE jobs.id = judged.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
               jobs.attempt, jobs.error, jobs.updated_at, jobs.pointer_at, judged.worker_id,
-              judged.started_at, judged.event, judged.loss, judged.has_dependents,
-              jobs.payload_bytes
+              judged.started_at, judged.event, judged.loss, judged.has_dependents
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
@@ -183,7 +182,7 @@ WITH late AS MATERIALIZED (
     FROM late
     WHERE jobs.id = late.id
     RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error,
-              jobs.has_dependents, late.state AS source, jobs.payload_bytes
+              jobs.has_dependents, late.state AS source
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, detail)
     SELECT id, tenant_id, '{JobEvent.EXPIRE}', source, '{JobState.EXPIRED}', attempt,

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.quotas import Usage
+from taskflow.jobs.quotas import JOB_BYTES, Usage
 from taskflow.jobs.states import WAITING, JobState
 
 FOLD_FROM = 32
@@ -23,31 +23,32 @@ _MEND_LOCK = 7_301_448_217_906
 
 
 def count_changes(
-    changes: str, *, source: str = "NULL::job_state", target: str, result_bytes: str = "0"
+    changes: str, *, source: str = "NULL::job_state", target: str, kept_bytes: str = "0"
 ) -> str:
     """The INSERT, for a CTE, that counts what the rows of the relation `changes` have done.
 
-    `source`, `target` and `result_bytes` are SQL over a row: its states before and after, and the
-    bytes of result that it has got. It must have `tenant_id` and `payload_bytes`.
+    `source`, `target` and `kept_bytes` are SQL over a row: its states before and after, and the
+    bytes that are kept of it from then on. It must have `tenant_id`.
     """
     waiting = state_list(WAITING)
     return f"""
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
+    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
     SELECT tenant_id,
            count(*) FILTER (WHERE {target} IN {waiting})
            - count(*) FILTER (WHERE {source} IN {waiting}),
-           coalesce(sum(payload_bytes) FILTER (WHERE {target} IN {waiting}), 0)
-           - coalesce(sum(payload_bytes) FILTER (WHERE {source} IN {waiting}), 0),
+           coalesce(sum({kept_bytes}), 0),
            count(*) FILTER (WHERE {target} = '{JobState.RUNNING}')
-           - count(*) FILTER (WHERE {source} = '{JobState.RUNNING}'),
-           coalesce(sum({result_bytes}), 0)
+           - count(*) FILTER (WHERE {source} = '{JobState.RUNNING}')
     FROM {changes} GROUP BY tenant_id
     """
 
 
+KEPT_OF_JOB = f"{JOB_BYTES} + content_bytes + coalesce(result_bytes, 0)::bigint"
+"""What a row of `jobs` counts for, as long as there is one."""
+
 _WRITE = """
-INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
+VALUES ($1, $2, $3, $4)
 """
 
 
@@ -58,17 +59,15 @@ async def write_change(connection: Connection, tenant_id: UUID, change: Usage) -
             _WRITE,
             tenant_id,
             change.waiting_jobs,
-            change.payload_bytes,
+            change.kept_bytes,
             change.running_jobs,
-            change.result_bytes,
         )
 
 
 SUMS = """
     coalesce(sum(waiting_jobs), 0)::bigint AS waiting_jobs,
-    coalesce(sum(payload_bytes), 0)::bigint AS payload_bytes,
-    coalesce(sum(running_jobs), 0)::bigint AS running_jobs,
-    coalesce(sum(result_bytes), 0)::bigint AS result_bytes"""
+    coalesce(sum(kept_bytes), 0)::bigint AS kept_bytes,
+    coalesce(sum(running_jobs), 0)::bigint AS running_jobs"""
 """The columns of a usage, over rows of `tenant_usage`."""
 
 _READ = f"""
@@ -86,9 +85,7 @@ async def read_usage(connection: Connection, tenants: Collection[UUID]) -> dict[
 
 def usage_of(row: Any) -> Usage:
     """The usage in a row that has its columns."""
-    return Usage(
-        row["waiting_jobs"], row["payload_bytes"], row["running_jobs"], row["result_bytes"]
-    )
+    return Usage(row["waiting_jobs"], row["kept_bytes"], row["running_jobs"])
 
 
 # Whoever comes while another one folds has nothing to do. What is added meanwhile is not seen.
@@ -102,8 +99,8 @@ WITH turn AS MATERIALIZED (
     DELETE FROM tenant_usage WHERE tenant_id IN (SELECT tenant_id FROM many)
     RETURNING *
 ), folded AS (
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
-    SELECT tenant_id, sum(waiting_jobs), sum(payload_bytes), sum(running_jobs), sum(result_bytes)
+    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
+    SELECT tenant_id, sum(waiting_jobs), sum(kept_bytes), sum(running_jobs)
     FROM taken GROUP BY tenant_id
 )
 SELECT count(*) FROM taken
@@ -125,24 +122,20 @@ _MEND = f"""
 WITH actual AS (
     SELECT tenant_id,
            count(*) FILTER (WHERE state IN {state_list(WAITING)}) AS waiting_jobs,
-           coalesce(sum(payload_bytes) FILTER (WHERE state IN {state_list(WAITING)}), 0)
-               AS payload_bytes,
-           count(*) FILTER (WHERE state = '{JobState.RUNNING}') AS running_jobs,
-           coalesce(sum(result_bytes), 0) AS result_bytes
+           sum({KEPT_OF_JOB}) AS kept_bytes,
+           count(*) FILTER (WHERE state = '{JobState.RUNNING}') AS running_jobs
     FROM jobs GROUP BY tenant_id
 ), counted AS (
     SELECT tenant_id, {SUMS} FROM tenant_usage GROUP BY tenant_id
 ), difference AS (
     SELECT tenant_id,
            coalesce(actual.waiting_jobs, 0) - coalesce(counted.waiting_jobs, 0) AS waiting_jobs,
-           coalesce(actual.payload_bytes, 0) - coalesce(counted.payload_bytes, 0) AS payload_bytes,
-           coalesce(actual.running_jobs, 0) - coalesce(counted.running_jobs, 0) AS running_jobs,
-           coalesce(actual.result_bytes, 0) - coalesce(counted.result_bytes, 0) AS result_bytes
+           coalesce(actual.kept_bytes, 0) - coalesce(counted.kept_bytes, 0) AS kept_bytes,
+           coalesce(actual.running_jobs, 0) - coalesce(counted.running_jobs, 0) AS running_jobs
     FROM actual FULL JOIN counted USING (tenant_id)
 )
-INSERT INTO tenant_usage (tenant_id, waiting_jobs, payload_bytes, running_jobs, result_bytes)
-SELECT * FROM difference
-WHERE (waiting_jobs, payload_bytes, running_jobs, result_bytes) <> (0, 0, 0, 0)
+INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
+SELECT * FROM difference WHERE (waiting_jobs, kept_bytes, running_jobs) <> (0, 0, 0)
 RETURNING *
 """
 

@@ -13,11 +13,14 @@ class SealingSettings(Settings):
 
 
 class QuotaSettings(Settings):
-    """How much a tenant may have, where its own quota doesn't say; 0 is any number."""
+    """How much a tenant may have, where its own quota doesn't say; 0 is any number.
+
+    One that a registration made may keep less.
+    """
 
     quota_waiting_jobs: int = Field(1_000_000, ge=0)
-    quota_payload_bytes: int = Field(4 * 1024 * 1024 * 1024, ge=0)
-    quota_result_bytes: int = Field(0, ge=0)
+    quota_kept_bytes: int = Field(64 * 1024 * 1024 * 1024, ge=0)
+    registration_quota_kept_bytes: int = Field(256 * 1024 * 1024, ge=0)
 
 
 class RunningQuotaSettings(Settings):

@@ -33,8 +33,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "SELECT": "*",
             "INSERT": "*",
             "DELETE": "*",
-            "UPDATE": "attempt_limit cancel_requested error expires_at finished_at has_dependents"
-            " metadata payload payload_bytes pointer_at priority progress_message progress_percent"
+            "UPDATE": "attempt_limit cancel_requested content_bytes error expires_at finished_at"
+            " has_dependents metadata payload pointer_at priority progress_message progress_percent"
             " run_at state tags updated_at",
         },
         "job_events": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
@@ -57,7 +57,7 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         "tenant_usage": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "workers": {"SELECT": "*"},
         "job_types": {"SELECT": "*"},
-        "tenants": {"INSERT": "*"},
+        "tenants": {"INSERT": "*", "SELECT": "id is_registered"},
         "users": {
             "SELECT": "created_at disabled_at email id tenant_id",
             "INSERT": "*",
@@ -74,7 +74,7 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
     },
     INTAKE: {
         "jobs": {
-            "SELECT": "created_at expires_at id max_attempts payload_bytes pointer_at queue run_at"
+            "SELECT": "content_bytes created_at expires_at id max_attempts pointer_at queue run_at"
             " state tenant_id timeout_seconds",
             "INSERT": "*",
         },
@@ -86,6 +86,7 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
         },
         "tenant_quotas": {"SELECT": "*"},
         "tenant_usage": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
+        "tenants": {"SELECT": "id is_registered"},
         "alembic_version": {"SELECT": "*"},
     },
     API: {
@@ -312,7 +313,7 @@ async def make_user(connection: asyncpg.Connection) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT count(*) FROM tenants",
+        "SELECT name FROM tenants",
         "SELECT count(*) FROM pending_erasures",
         "UPDATE jobs SET tenant_id = gen_random_uuid()",
         "UPDATE jobs SET attempt = 0",

@@ -372,7 +372,7 @@ PLANTS = [
     Plant(
         "I17_use_is_counted",
         "completed",
-        "INSERT INTO tenant_usage SELECT tenant_id, 1, 0, 0, 0 FROM jobs WHERE id = $1",
+        "INSERT INTO tenant_usage SELECT tenant_id, 1, 0, 0 FROM jobs WHERE id = $1",
         "are counted as",
     ),
 ]

@@ -17,7 +17,7 @@ from taskflow.jobs import commands, patching
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
-from taskflow.jobs.quotas import NEAR_JOBS, Quotas, Usage
+from taskflow.jobs.quotas import JOB_BYTES, NEAR_JOBS, DefaultQuotas, Usage
 from taskflow.jobs.room import FOLD_AT
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import Priority
@@ -30,6 +30,7 @@ from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
 OTHER = UUID("00000000-0000-7000-8000-00000000000b")
 UNSEALED = SealingKeyRing.of("")
 HELLO = len('{"text": "hello"}')
+JOB = JOB_BYTES + HELLO
 
 Submit = Callable[..., Coroutine[Any, Any, Answer]]
 
@@ -62,7 +63,7 @@ async def tenants(clean_database: str) -> AsyncIterator[TenantDatabase]:
 def submit_one(intake: IntakeDatabase, tenants: TenantDatabase) -> Submit:
     """Submits as the API does, under its roles."""
 
-    async def submit_it(job: NewJob, quotas: Quotas) -> Answer:
+    async def submit_it(job: NewJob, quotas: DefaultQuotas) -> Answer:
         if job.needs_own_transaction:
             async with tenants.connection(job.tenant_id) as connection:
                 return await submit_alone(connection, job, with_pointers=True, quotas=quotas)
@@ -75,11 +76,11 @@ def submit_one(intake: IntakeDatabase, tenants: TenantDatabase) -> Submit:
 
 async def test_every_step_is_counted(jobs: Jobs) -> None:
     job_id = await jobs.submit()
-    assert await used(jobs) == Usage(1, HELLO)
+    assert await used(jobs) == Usage(1, JOB)
     (claimed,) = await jobs.claim(job_id)
-    assert await used(jobs) == Usage(running_jobs=1)
+    assert await used(jobs) == Usage(kept_bytes=JOB, running_jobs=1)
     await finish(jobs.connection, [(claimed.attempt, completed('"Zürich"'))])  # type: ignore[union-attr]
-    assert await used(jobs) == Usage(result_bytes=9)
+    assert await used(jobs) == Usage(kept_bytes=JOB + 9)
     await commands.delete(jobs.connection, TENANT, job_id)
     assert await used(jobs) == Usage()
 
@@ -87,11 +88,11 @@ async def test_every_step_is_counted(jobs: Jobs) -> None:
     await patching.patch(
         jobs.connection, TENANT, waiting, JobPatch(payload={"text": ""}), UNSEALED, if_version=None
     )
-    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await used(jobs) == Usage(1, JOB - 5)
     await commands.cancel(jobs.connection, TENANT, waiting)
-    assert await used(jobs) == Usage()
+    assert await used(jobs) == Usage(kept_bytes=JOB - 5)
     await commands.retry(jobs.connection, TENANT, waiting)
-    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await used(jobs) == Usage(1, JOB - 5)
     assert await used(jobs, OTHER) == Usage()
     assert await counted_wrongly(jobs) == []
 
@@ -100,7 +101,7 @@ async def test_every_step_is_counted(jobs: Jobs) -> None:
 async def test_fifty_at_once_get_what_there_is(
     jobs: Jobs, submit_one: Submit, *, alone: bool
 ) -> None:
-    quotas = Quotas(waiting_jobs=20)
+    quotas = DefaultQuotas(waiting_jobs=20)
     key = {"unique_key": "k"} if alone else {}
     submissions = [new_job(**({"unique_key": f"k{number}"} if key else {})) for number in range(50)]
 
@@ -115,50 +116,105 @@ async def test_fifty_at_once_get_what_there_is(
     assert await counted_wrongly(jobs) == []
 
 
-async def test_bytes_of_payloads_are_limited(jobs: Jobs, submit_one: Submit) -> None:
-    quotas = Quotas(payload_bytes=3 * HELLO)
+async def test_bytes_that_are_kept_are_limited(jobs: Jobs, submit_one: Submit) -> None:
+    quotas = DefaultQuotas(kept_bytes=3 * JOB)
     answers = await asyncio.gather(*(submit_one(new_job(), quotas) for _ in range(10)))
     assert len([each for each in answers if isinstance(each, Submission)]) == 3
     # A smaller one may still fit, and here none does.
     refused = await submit_one(new_job(payload={}), quotas)
     assert isinstance(refused, QuotaExceeded)
-    assert (refused.quota, refused.use) == ("payload_bytes", 3 * HELLO)
+    assert (refused.quota, refused.use) == ("kept_bytes", 3 * JOB)
 
 
 async def test_a_sealed_payload_counts_for_what_it_says(jobs: Jobs, submit_one: Submit) -> None:
     ring = SealingKeyRing({"k": b"k" * 32})
     job = new_job()
     sealed = replace(job, sealed_payload=ring.sealed_payload(TENANT, job.id, job.payload))
-    assert isinstance(await submit_one(sealed, Quotas(payload_bytes=HELLO)), Submission)
-    assert await used(jobs) == Usage(1, HELLO)
+    assert isinstance(await submit_one(sealed, DefaultQuotas(kept_bytes=JOB)), Submission)
+    assert await used(jobs) == Usage(1, JOB)
     await patching.patch(
         jobs.connection, TENANT, job.id, JobPatch(payload={"text": ""}), ring, if_version=None
     )
-    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await used(jobs) == Usage(1, JOB - 5)
     await patching.patch(
         jobs.connection, TENANT, job.id, JobPatch(priority=Priority.HIGH), ring, if_version=None
     )
-    assert await used(jobs) == Usage(1, HELLO - 5)
+    assert await used(jobs) == Usage(1, JOB - 5)
     assert await counted_wrongly(jobs) == []
 
 
-async def test_results_that_are_kept_are_limited(jobs: Jobs, submit_one: Submit) -> None:
+async def test_what_has_ended_is_kept_and_limited(jobs: Jobs, submit_one: Submit) -> None:
+    quotas = DefaultQuotas(kept_bytes=2 * JOB + 11)
     claimed = await jobs.start()
     await finish(jobs.connection, [(claimed.attempt, completed('"0123456789"'))])
 
-    refused = await submit_one(new_job(), Quotas(result_bytes=12))
+    refused = await submit_one(new_job(), quotas)
 
     assert isinstance(refused, QuotaExceeded)
-    assert refused.quota == "result_bytes"
+    assert (refused.quota, refused.use) == ("kept_bytes", JOB + 12)
     await commands.delete(jobs.connection, TENANT, claimed.attempt.job_id)
-    assert isinstance(await submit_one(new_job(), Quotas(result_bytes=12)), Submission)
+    assert isinstance(await submit_one(new_job(), quotas), Submission)
+    assert await counted_wrongly(jobs) == []
+
+
+async def test_the_smallest_jobs_count_too(jobs: Jobs, submit_one: Submit) -> None:
+    quotas = DefaultQuotas(kept_bytes=3 * JOB_BYTES)
+    answers = [await submit_one(new_job(payload={}), quotas) for _ in range(4)]
+    assert [isinstance(each, Submission) for each in answers] == [True, True, False, False]
+
+
+async def test_what_is_said_of_a_job_counts(jobs: Jobs, submit_one: Submit) -> None:
+    quotas = DefaultQuotas(kept_bytes=JOB + 60)
+    job = new_job(name="Zürich", description="a", tags=["b", "cd"], metadata={"e": "f"})
+    said = len("Zürich".encode()) + 1 + 3 + len('{"e": "f"}')
+    assert isinstance(await submit_one(job, quotas), Submission)
+    assert await used(jobs) == Usage(1, JOB + said)
+
+    async def patch(**changes: Any) -> None:
+        change, at = JobPatch(**changes), jobs.connection
+        await patching.patch(at, TENANT, job.id, change, UNSEALED, if_version=None, quotas=quotas)
+
+    for change in ({"tags": ["x" * 50]}, {"metadata": {"e": "x" * 60}}):
+        with pytest.raises(QuotaExceeded):
+            await patch(**change)
+    await patch(tags=["bcde"])
+    assert await used(jobs) == Usage(1, JOB + said + 1)
+    await patch(metadata={}, payload={})
+    assert await used(jobs) == Usage(1, JOB_BYTES + 2 + said + 1 - len('{"e": "f"}'))
+    assert await counted_wrongly(jobs) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"unique_key": "k"}])
+async def test_what_a_registration_made_may_keep_less(
+    jobs: Jobs, submit_one: Submit, changes: dict[str, Any]
+) -> None:
+    stranger = uuid4()
+    add = "INSERT INTO tenants (id, name, is_registered) VALUES ($1, $1::uuid::text, true)"
+    await jobs.connection.execute(add, stranger)
+    quotas = DefaultQuotas(kept_bytes=10**12, registered_kept_bytes=JOB)
+
+    async def submit_two(tenant_id: UUID) -> list[bool]:
+        twins = [new_job(tenant_id=tenant_id), new_job(tenant_id=tenant_id, **changes)]
+        answers = [await submit_one(job, quotas) for job in twins]
+        return [isinstance(answer, Submission) for answer in answers]
+
+    try:
+        assert await submit_two(TENANT) == [True, True]
+        assert await submit_two(stranger) == [True, False]
+        # The operator makes it one of its own.
+        await jobs.connection.execute(
+            "UPDATE tenants SET is_registered = false WHERE id = $1", stranger
+        )
+        assert isinstance(await submit_one(new_job(tenant_id=stranger), quotas), Submission)
+    finally:
+        await jobs.connection.execute("DELETE FROM tenants WHERE id = $1", stranger)
 
 
 @pytest.mark.parametrize("changes", [{}, {"unique_key": "k"}])
 async def test_a_replay_is_never_refused(
     jobs: Jobs, submit_one: Submit, changes: dict[str, Any]
 ) -> None:
-    quotas = Quotas(waiting_jobs=1)
+    quotas = DefaultQuotas(waiting_jobs=1)
     first = new_job(idempotency=idempotency("key"), **changes)
     accepted = await submit_one(first, quotas)
     assert isinstance(accepted, Submission)
@@ -175,7 +231,7 @@ async def test_a_replay_is_never_refused(
 
 
 async def test_a_live_twin_is_never_refused(submit_one: Submit) -> None:
-    quotas = Quotas(waiting_jobs=1)
+    quotas = DefaultQuotas(waiting_jobs=1)
     first = new_job(unique_key="k")
     await submit_one(first, quotas)
     twin = await submit_one(new_job(unique_key="k"), quotas)
@@ -184,7 +240,7 @@ async def test_a_live_twin_is_never_refused(submit_one: Submit) -> None:
 
 
 async def test_a_refused_key_is_free(submit_one: Submit, jobs: Jobs) -> None:
-    quotas = Quotas(waiting_jobs=1)
+    quotas = DefaultQuotas(waiting_jobs=1)
     blocking = new_job()
     await submit_one(blocking, quotas)
     assert isinstance(
@@ -213,7 +269,9 @@ async def test_a_batch_is_judged_tenant_by_tenant_and_job_by_job(
         new_job(),
     ]
     async with intake.connection([TENANT, OTHER]) as connection:
-        answers = await submit(connection, batch, with_pointers=True, quotas=Quotas(waiting_jobs=4))
+        answers = await submit(
+            connection, batch, with_pointers=True, quotas=DefaultQuotas(waiting_jobs=4)
+        )
     kinds = [
         answer.kind.value if isinstance(answer, Submission) else type(answer).__name__
         for answer in answers
@@ -228,7 +286,7 @@ async def test_a_batch_is_judged_tenant_by_tenant_and_job_by_job(
         "InvalidContent",
         "QuotaExceeded",
     ]
-    assert await used(jobs) == Usage(4, 4 * HELLO)
+    assert await used(jobs) == Usage(4, 4 * JOB)
     assert await counted_wrongly(jobs) == []
 
 
@@ -238,7 +296,7 @@ async def test_a_tenants_own_quota_stands_in_place_of_the_default(
     await jobs.connection.execute(
         "INSERT INTO tenant_quotas (tenant_id, waiting_jobs) VALUES ($1, 2), ($2, 0)", TENANT, OTHER
     )
-    defaults = Quotas(waiting_jobs=1)
+    defaults = DefaultQuotas(waiting_jobs=1)
     own = [await submit_one(new_job(), defaults) for _ in range(3)]
     others = [await submit_one(new_job(tenant_id=OTHER), defaults) for _ in range(3)]
     assert [isinstance(each, Submission) for each in own] == [True, True, False]
@@ -252,14 +310,17 @@ async def test_who_is_far_from_the_quota_waits_for_nobody(
     holder = await connect()
     async with holder.transaction():
         await submit(
-            holder, [new_job()], with_pointers=True, quotas=Quotas(waiting_jobs=NEAR_JOBS * 2)
+            holder,
+            [new_job()],
+            with_pointers=True,
+            quotas=DefaultQuotas(waiting_jobs=NEAR_JOBS * 2),
         )
         await holder.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('quota ' || $1::text, 0))", str(TENANT)
         )
-        far = submit_one(new_job(), Quotas(waiting_jobs=NEAR_JOBS * 2))
+        far = submit_one(new_job(), DefaultQuotas(waiting_jobs=NEAR_JOBS * 2))
         assert isinstance(await asyncio.wait_for(far, 5), Submission)
-        near = asyncio.create_task(submit_one(new_job(), Quotas(waiting_jobs=3)))
+        near = asyncio.create_task(submit_one(new_job(), DefaultQuotas(waiting_jobs=3)))
         await asyncio.wait({near}, timeout=0.2)
         assert not near.done()
     assert isinstance(await near, Submission)
@@ -269,7 +330,7 @@ async def test_who_is_far_from_the_quota_waits_for_nobody(
 async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: TenantDatabase) -> None:
     ended, waiting = await jobs.submit(), await jobs.submit()
     await commands.cancel(jobs.connection, TENANT, ended)
-    one = Quotas(waiting_jobs=1)
+    one = DefaultQuotas(waiting_jobs=1)
     async with tenants.connection(TENANT) as connection:
         with pytest.raises(QuotaExceeded):
             await commands.retry(connection, TENANT, ended, one)
@@ -281,7 +342,7 @@ async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: Tenant
                 JobPatch(payload={"text": "more than hello"}),
                 UNSEALED,
                 if_version=None,
-                quotas=Quotas(payload_bytes=HELLO),
+                quotas=DefaultQuotas(kept_bytes=2 * JOB),
             )
         await patching.patch(
             connection,
@@ -290,11 +351,11 @@ async def test_retries_and_larger_payloads_need_room(jobs: Jobs, tenants: Tenant
             JobPatch(payload={}),
             UNSEALED,
             if_version=None,
-            quotas=Quotas(payload_bytes=HELLO),
+            quotas=DefaultQuotas(kept_bytes=2 * JOB),
         )
         assert await jobs.state(ended) == "cancelled"
-        await commands.retry(connection, TENANT, ended, Quotas(waiting_jobs=2))
-    assert await used(jobs) == Usage(2, HELLO + 2)
+        await commands.retry(connection, TENANT, ended, DefaultQuotas(waiting_jobs=2))
+    assert await used(jobs) == Usage(2, JOB + JOB_BYTES + 2)
 
 
 async def test_folding_keeps_the_sums(jobs: Jobs, database: Database) -> None:
@@ -333,12 +394,12 @@ async def test_a_count_in_too_many_rows_is_folded_by_who_submits(
     jobs: Jobs, submit_one: Submit
 ) -> None:
     await jobs.connection.execute(
-        "INSERT INTO tenant_usage SELECT $1, n % 2 * 2 - 1, 0, 0, 0 FROM generate_series(1, $2) n",
+        "INSERT INTO tenant_usage SELECT $1, n % 2 * 2 - 1, 0, 0 FROM generate_series(1, $2) n",
         TENANT,
         FOLD_AT,
     )
-    assert isinstance(await submit_one(new_job(), Quotas(waiting_jobs=10**6)), Submission)
-    assert await used(jobs) == Usage(1, HELLO)
+    assert isinstance(await submit_one(new_job(), DefaultQuotas(waiting_jobs=10**6)), Submission)
+    assert await used(jobs) == Usage(1, JOB)
     assert await jobs.connection.fetchval("SELECT count(*) FROM tenant_usage") == 2
 
 
@@ -346,17 +407,17 @@ async def test_drift_is_found_and_mended(jobs: Jobs) -> None:
     await jobs.submit()
     stray = uuid4()
     await jobs.connection.execute(
-        "INSERT INTO tenant_usage VALUES ($1, 5, -7, 1, 0), ($2, 0, 0, 0, 3)", TENANT, stray
+        "INSERT INTO tenant_usage VALUES ($1, 5, -7, 1), ($2, 0, 3, 0)", TENANT, stray
     )
     assert len(await counted_wrongly(jobs)) == 2
 
     assert await mend(jobs.connection) == {
-        TENANT: Usage(-5, 7, -1, 0),
-        stray: Usage(result_bytes=-3),
+        TENANT: Usage(-5, 7, -1),
+        stray: Usage(kept_bytes=-3),
     }
 
     assert await counted_wrongly(jobs) == []
-    assert await used(jobs) == Usage(1, HELLO)
+    assert await used(jobs) == Usage(1, JOB)
     assert await mend(jobs.connection) == {}
 
 
@@ -364,10 +425,10 @@ async def test_two_who_mend_at_once_add_the_difference_once(
     jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
 ) -> None:
     await jobs.submit()
-    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 5, 0, 0, 0)", TENANT)
+    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 5, 0, 0)", TENANT)
     first = await connect()
     async with first.transaction():
         assert await mend(first) == {TENANT: Usage(-5)}
         assert await mend(jobs.connection) == {}
     assert await mend(jobs.connection) == {}
-    assert await used(jobs) == Usage(1, HELLO)
+    assert await used(jobs) == Usage(1, JOB)

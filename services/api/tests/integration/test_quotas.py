@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from taskflow.jobs.quotas import JOB_BYTES
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.problems import check_problem
 
@@ -46,7 +47,7 @@ async def test_a_replay_has_its_answer_however_full_it_is(start: Start) -> None:
 
 
 async def test_a_retry_and_a_longer_payload_need_room(start: Start) -> None:
-    async with start(quota_waiting_jobs=1, quota_payload_bytes=30) as api:
+    async with start(quota_waiting_jobs=1, quota_kept_bytes=2 * JOB_BYTES + 30) as api:
         ended = await api.post(JOBS, json={"type": "echo"})
         await _cancel(api, ended)
         waiting = await api.post(JOBS, json={"type": "echo", "payload": {"text": "short"}})
@@ -55,7 +56,7 @@ async def test_a_retry_and_a_longer_payload_need_room(start: Start) -> None:
         check_problem(await api.post(f"{_address(ended)}/retry"), 429, "quota_exceeded")
         longer = await api.patch(address, json={"payload": {"text": "x" * 30}})
         check_problem(longer, 429, "quota_exceeded")
-        assert longer.json()["quota"] == "payload_bytes"
+        assert longer.json()["quota"] == "kept_bytes"
         assert (await api.get(address)).json()["payload"] == {"text": "short"}
         assert (await api.patch(address, json={"payload": {}})).status_code == 200
 

@@ -1,7 +1,7 @@
 from uuid import UUID
 
 from taskflow.db.pool import Database
-from taskflow.jobs.quotas import Usage
+from taskflow.jobs.quotas import JOB_BYTES, Usage
 from taskflow.jobs.usage import FOLD_FROM, read_usage
 from taskflow_scheduler.loops.counts import FoldCounts, MendCounts
 from taskflow_testing.jobs import TENANT, Jobs
@@ -19,7 +19,7 @@ async def test_many_rows_become_one(jobs: Jobs, database: Database) -> None:
 
 async def test_drift_is_mended(jobs: Jobs, database: Database) -> None:
     await jobs.submit()
-    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 3, 1, 0, 0)", STRAY)
+    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 3, 1, 0)", STRAY)
     await jobs.connection.execute("DELETE FROM tenant_usage WHERE tenant_id = $1", TENANT)
     loop = MendCounts(database)
 
@@ -28,4 +28,4 @@ async def test_drift_is_mended(jobs: Jobs, database: Database) -> None:
 
     assert loop.mended == 2
     usage = await read_usage(jobs.connection, [TENANT, STRAY])
-    assert usage == {TENANT: Usage(1, len('{"text": "hello"}')), STRAY: Usage()}
+    assert usage == {TENANT: Usage(1, JOB_BYTES + len('{"text": "hello"}')), STRAY: Usage()}
