@@ -29,7 +29,7 @@ GRANTS = {
         "tenant_usage": "SELECT, INSERT, DELETE",
     },
     CONSUMER: {
-        "jobs": "UPDATE (result_bytes)",
+        "jobs": "UPDATE (result_bytes, artifact_bytes)",
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT",
     },
@@ -42,12 +42,12 @@ GRANTS = {
 WAITING = "('blocked', 'queued', 'retrying', 'scheduled')"
 DISPATCHABLE = "('queued', 'retrying')"
 
-# What is there already; a result in the object store counts from the next one on.
+# What is there already; a result in the object store, and artifacts, count from the next ones on.
 COUNT = f"""
 INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
 SELECT tenant_id,
        count(*) FILTER (WHERE state IN {WAITING}),
-       sum(2048 + content_bytes + coalesce(result_bytes, 0)::bigint),
+       sum(2048 + content_bytes + artifact_bytes + coalesce(result_bytes, 0)),
        count(*) FILTER (WHERE state = 'running')
 FROM jobs GROUP BY tenant_id
 """
@@ -59,6 +59,7 @@ def upgrade() -> None:
     # generated for what is there, from the payload and the metadata; from then on who stores a
     # job says its size, which is that before sealing. A process of an older version says none.
     op.execute("ALTER TABLE jobs ADD result_bytes integer")
+    op.execute("ALTER TABLE jobs ADD artifact_bytes bigint NOT NULL DEFAULT 0")
     op.execute(
         "ALTER TABLE jobs ADD content_bytes integer NOT NULL GENERATED ALWAYS AS"
         " (octet_length(payload::text)"
@@ -150,4 +151,4 @@ def downgrade() -> None:
         for statement in expose(table):
             op.execute(statement)
         op.drop_table(table)
-    op.execute("ALTER TABLE jobs DROP content_bytes, DROP result_bytes")
+    op.execute("ALTER TABLE jobs DROP content_bytes, DROP result_bytes, DROP artifact_bytes")

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 from structlog.typing import FilteringBoundLogger
@@ -189,6 +190,7 @@ class Executor:
         run.services.close()
         if outcome is None:
             return
+        outcome = replace(outcome, artifact_bytes=run.services.artifact_bytes)
         # Progress is written to running jobs only, so the last report goes first; but it is a
         # courtesy, and the outcome is none.
         with suppress(TimeoutError):

@@ -138,7 +138,9 @@ class Recorder:
         ):
             return _Unrecorded(error)
         problem = JobError(_UNSTORABLE, f"PostgreSQL refused the outcome: {error}", retryable=False)
-        (verdict,) = await self._finish([(attempt, Outcome(OutcomeKind.FAILED, error=problem))])
+        left_bytes = outcome.artifact_bytes
+        failure = Outcome(OutcomeKind.FAILED, error=problem, artifact_bytes=left_bytes)
+        (verdict,) = await self._finish([(attempt, failure)])
         return verdict
 
 

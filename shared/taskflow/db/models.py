@@ -102,9 +102,11 @@ jobs = Table(
     Column("state", _job_state, nullable=False),
     Column("payload", JSONB, nullable=False),
     # Counted by quotas: sizes before sealing, so that what is stored may change and they don't.
-    # The content is what the client has sent; the result's is NULL as long as there is none.
+    # The content is what the client has sent; the result's is NULL as long as there is none; the
+    # artifacts' is that of the attempts whose end was recorded.
     Column("content_bytes", Integer, nullable=False, server_default=text("0")),
     Column("result_bytes", Integer),
+    Column("artifact_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("name", Text),
     Column("description", Text),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),

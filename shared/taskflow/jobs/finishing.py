@@ -56,18 +56,20 @@ _TARGET = """
     END::job_state"""
 
 _COUNT = count_changes(
-    "finished", source="'running'::job_state", target="state", kept_bytes="result_bytes"
+    "finished", source="'running'::job_state", target="state", kept_bytes="left_bytes"
 )
 
 _FINISH = f"""
 WITH input AS (
     SELECT * FROM json_to_recordset($1::json) AS input (
         id uuid, attempt int, worker_id uuid, kind text,
-        result text, result_object text, result_bytes int, error jsonb, delay_seconds float8)
+        result text, result_object text, result_bytes int, artifact_bytes bigint, error jsonb,
+        delay_seconds float8)
 ), locked AS MATERIALIZED (
     SELECT jobs.id, jobs.tenant_id, jobs.attempt, jobs.attempt_limit, jobs.worker_id,
            jobs.cancel_requested, jobs.started_at, jobs.has_dependents,
-           input.result, input.result_object, input.result_bytes, input.delay_seconds,
+           input.result, input.result_object, input.result_bytes, input.artifact_bytes,
+           input.delay_seconds,
            -- Handing back a job that is to be cancelled is cancelling it.
            CASE WHEN input.kind = 'released' AND jobs.cancel_requested
                 THEN 'cancelled' ELSE input.kind END AS kind,
@@ -88,6 +90,7 @@ WITH input AS (
         result = decided.result::jsonb,
         result_object = decided.result_object,
         result_bytes = decided.result_bytes,
+        artifact_bytes = jobs.artifact_bytes + decided.artifact_bytes,
         error = CASE WHEN target = 'queued' THEN jobs.error
                      WHEN target = 'cancelled' THEN {_WHILE_IT_RAN}
                      ELSE decided.error END,
@@ -110,7 +113,7 @@ WITH input AS (
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
               jobs.pointer_at, decided.attempt, decided.worker_id, decided.kind, decided.error,
               decided.started_at, jobs.updated_at, decided.delay_seconds,
-              jobs.result_bytes
+              coalesce(jobs.result_bytes, 0) + decided.artifact_bytes AS left_bytes
 ), history AS (
     INSERT INTO job_events
         (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
@@ -214,6 +217,7 @@ def _as_json(outcomes: Sequence[tuple[Attempt, Outcome]]) -> str:
                 "result": outcome.result_json,
                 "result_object": outcome.result_object,
                 "result_bytes": outcome.result_bytes,
+                "artifact_bytes": outcome.artifact_bytes,
                 "error": outcome.error and outcome.error.as_dict(),
                 "delay_seconds": outcome.delay_seconds,
             }

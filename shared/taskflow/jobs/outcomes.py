@@ -53,7 +53,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended; made by the functions below, never changed."""
+    """How an attempt ended; made by the functions below, never changed.
+
+    `artifact_bytes` are those of what it leaves in the object store beside a result.
+    """
 
     kind: OutcomeKind
     result_json: str | None = None
@@ -61,6 +64,7 @@ class Outcome:
     result_bytes: int | None = None
     error: JobError | None = None
     delay_seconds: float = 0.0
+    artifact_bytes: int = 0
 
 
 def completed(result_json: str) -> Outcome:

@@ -43,7 +43,7 @@ def count_changes(
     """
 
 
-KEPT_OF_JOB = f"{JOB_BYTES} + content_bytes + coalesce(result_bytes, 0)::bigint"
+KEPT_OF_JOB = f"{JOB_BYTES} + content_bytes + artifact_bytes + coalesce(result_bytes, 0)"
 """What a row of `jobs` counts for, as long as there is one."""
 
 _WRITE = """

@@ -107,9 +107,9 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
     CONSUMER: {
         "jobs": {
             "SELECT": "*",
-            "UPDATE": "attempt checkpoint claim_token error finished_at lease_expires_at pointer_at"
-            " progress_message progress_percent result result_bytes result_object run_at started_at"
-            " state updated_at worker_id",
+            "UPDATE": "artifact_bytes attempt checkpoint claim_token error finished_at"
+            " lease_expires_at pointer_at progress_message progress_percent result result_bytes"
+            " result_object run_at started_at state updated_at worker_id",
         },
         "job_events": {"SELECT": "*", "INSERT": "*"},
         "job_attempts": {"SELECT": "*", "INSERT": "*"},

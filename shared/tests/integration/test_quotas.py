@@ -16,7 +16,7 @@ from taskflow.errors import QuotaExceeded
 from taskflow.jobs import commands, patching
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
-from taskflow.jobs.outcomes import completed
+from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.quotas import JOB_BYTES, NEAR_JOBS, DefaultQuotas, Usage
 from taskflow.jobs.room import FOLD_AT
 from taskflow.jobs.schemas import JobPatch
@@ -155,6 +155,25 @@ async def test_what_has_ended_is_kept_and_limited(jobs: Jobs, submit_one: Submit
     await commands.delete(jobs.connection, TENANT, claimed.attempt.job_id)
     assert isinstance(await submit_one(new_job(), quotas), Submission)
     assert await counted_wrongly(jobs) == []
+
+
+async def test_artifacts_of_every_attempt_count(jobs: Jobs) -> None:
+    claimed = await jobs.start()
+    attempt, job_id = claimed.attempt, claimed.attempt.job_id
+    again = Outcome(OutcomeKind.RETRYABLE, error=JobError("e", "m", True), artifact_bytes=30)
+    for _ in range(2):
+        # The second time since the first answer was lost.
+        await finish(jobs.connection, [(attempt, again)])
+    assert await used(jobs) == Usage(1, JOB + 30)
+
+    (second,) = await jobs.claim(job_id)
+    done = replace(completed("1"), artifact_bytes=5_000_000_000)
+    await finish(jobs.connection, [(second.attempt, done)])  # type: ignore[union-attr]
+    assert await used(jobs) == Usage(kept_bytes=JOB + 30 + 1 + 5_000_000_000)
+    assert await counted_wrongly(jobs) == []
+
+    await commands.delete(jobs.connection, TENANT, job_id)
+    assert await used(jobs) == Usage()
 
 
 async def test_the_smallest_jobs_count_too(jobs: Jobs, submit_one: Submit) -> None:

@@ -1,6 +1,7 @@
 """What a context asks of the consumer, in the consumer's own process."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -40,6 +41,7 @@ class LoopServices:
         self._checkpoints = checkpoints
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._artifact_sizes: dict[str, int] = {}
         self.stop_was_seen = False
 
         def emit(percent: float, message: str | None) -> None:
@@ -53,6 +55,11 @@ class LoopServices:
         stopped = self._stop.reason is not None
         self.stop_was_seen = self.stop_was_seen or stopped
         return stopped
+
+    @property
+    def artifact_bytes(self) -> int:
+        """The bytes of the artifacts that the attempt has stored; a name counts once."""
+        return sum(self._artifact_sizes.values())
 
     def close(self) -> None:
         """The outcome is decided: pass on the last progress, and keep nothing more."""
@@ -71,13 +78,24 @@ class LoopServices:
 
     def put_artifact(self, name: str, data: bytes, content_type: str) -> Future[str]:
         """Store bytes as an artifact of the job; its key."""
-        return self._call(lambda: self._artifacts.put(self._job, name, data, content_type))
+
+        async def put() -> str:
+            key = await self._artifacts.put(self._job, name, data, content_type)
+            self._artifact_sizes[key] = len(data)
+            return key
+
+        return self._call(put)
 
     def put_artifact_file(self, name: str, path: str, content_type: str) -> Future[str]:
         """Store a file as an artifact of the job; its key."""
-        return self._call(
-            lambda: self._artifacts.put_file(self._job, name, Path(path), content_type)
-        )
+
+        async def put() -> str:
+            size = await asyncio.to_thread(os.path.getsize, path)
+            key = await self._artifacts.put_file(self._job, name, Path(path), content_type)
+            self._artifact_sizes[key] = size
+            return key
+
+        return self._call(put)
 
     def get_artifact(self, key: str) -> Future[bytes]:
         """An artifact's bytes."""

@@ -94,6 +94,8 @@ async def test_artifacts_and_checkpoints_go_through_the_parent(
     assert result["before"] == "page 7"
     assert result["checkpoint"] == {"seen": 3}
     assert harness.artifacts.objects[result["key"]][1] == "image/x-test"
+    stored = [data for data, _ in harness.artifacts.objects.values()]
+    assert outcome.artifact_bytes == sum(map(len, stored)) > 100_000
     assert harness.checkpoints.saved == ['{"seen":3}']
 
 

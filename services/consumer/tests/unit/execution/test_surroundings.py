@@ -174,6 +174,7 @@ async def test_an_async_context_reaches_every_service(harness: Harness) -> None:
         seen = ctx.checkpoint.value
         ctx.progress(10, "not awaited")
         await ctx.progress(20, "awaited")
+        await ctx.artifacts.put("a.txt", b"replaced", "text/plain")
         key = await ctx.artifacts.put("a.txt", b"abc", "text/plain")
         await ctx.checkpoint.save({"key": key})
         with pytest.raises(ValueError, match="progress takes a percent"):
@@ -197,6 +198,7 @@ async def test_an_async_context_reaches_every_service(harness: Harness) -> None:
         "cancelled": False,
         "saved": True,
     }
+    assert outcome.artifact_bytes == len(b"abc")
     assert harness.progress.reports[-1] == (20.0, "awaited")
     assert harness.progress.attempts == {claimed.attempt}
     assert harness.checkpoints.attempts == {claimed.attempt}
@@ -227,6 +229,7 @@ async def test_a_blocking_context_has_the_same_names(harness: Harness, tmp_path:
         "checkpoint": True,
         "attempt": 2,
     }
+    assert outcome.artifact_bytes == len(b"file") + len(b"xyz")
 
 
 async def test_progress_is_throttled_and_its_last_word_arrives_before_the_outcome(
