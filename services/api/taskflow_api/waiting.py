@@ -1,7 +1,7 @@
 """Waiting for jobs to end: one look at the database for all who wait, only while somebody does."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from contextvars import Context
 from uuid import UUID
@@ -12,6 +12,9 @@ from taskflow.db.pool import REFUSALS, TRANSIENT_ERRORS, Database
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.ends import ended_among
 
+MAX_WAITS_OF_TENANT = 1_000
+"""How many requests of a tenant are held at a time: each keeps its connection, its tasks and its
+memory, and no limit of requests bounds what is held for 30 s."""
 LOOK_EVERY_SECONDS = 0.1
 LOOK_EVERY_SECONDS_WHILE_AWAY = 1.0
 
@@ -26,13 +29,27 @@ class Waiters:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: defaultdict[UUID, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waits: Counter[UUID] = Counter()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def wait(self, job_id: UUID, seconds: float) -> None:
-        """Return when the job has ended (or is gone), the time is over, or the process stops."""
-        if self._closed:
-            return
+    async def wait(self, tenant_id: UUID, job_id: UUID, seconds: float) -> bool:
+        """Return when the job has ended (or is gone), the time is over, or the process stops.
+
+        At once, and with False, when as many wait for jobs of this tenant as may.
+        """
+        if self._closed or self._waits[tenant_id] >= MAX_WAITS_OF_TENANT:
+            return False
+        self._waits[tenant_id] += 1
+        try:
+            await self._wait(job_id, seconds)
+        finally:
+            self._waits[tenant_id] -= 1
+            if not self._waits[tenant_id]:
+                del self._waits[tenant_id]
+        return True
+
+    async def _wait(self, job_id: UUID, seconds: float) -> None:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[job_id].add(ended)
         if self._looking is None or self._looking.done():

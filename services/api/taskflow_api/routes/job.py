@@ -1,7 +1,8 @@
 """One job: read, change, delete."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
@@ -23,7 +24,6 @@ from taskflow_api.json_body import read_body
 from taskflow_api.lifespan import Resources
 from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
-from taskflow_api.waiting import Waiters
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
 
@@ -58,10 +58,13 @@ async def get_job(
 ) -> Response:
     """State, progress and result of a job. `Prefer: wait=10` holds the answer until it ends."""
     document = await resources.documents.read(caller.tenant_id, job_id)
+    applied = wait is not None
     if wait and document.row["state"] not in TERMINAL:
-        await _wait_for_end(request, resources.waiters, job_id, wait)
-        document = await resources.documents.read(caller.tenant_id, job_id)
-    headers = {} if wait is None else {"Preference-Applied": "wait"}
+        end = resources.waiters.wait(caller.tenant_id, job_id, wait)
+        applied = await _unless_departed(request, end)
+        if applied:
+            document = await resources.documents.read(caller.tenant_id, job_id)
+    headers = {"Preference-Applied": "wait"} if applied else {}
     if is_unchanged(if_none_match, document.etag):
         return document.unchanged(headers)
     document = await with_result(document, resources.results, resources.ring)
@@ -79,14 +82,20 @@ async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> RowMa
         return await queries.get_job(connection, tenant_id, job_id)
 
 
-async def _wait_for_end(request: Request, waiters: Waiters, job_id: UUID, seconds: int) -> None:
-    end = asyncio.create_task(waiters.wait(job_id, seconds))
+async def _unless_departed(request: Request, wait: Coroutine[Any, Any, bool]) -> bool:
+    """What the wait comes to, as long as somebody is there to be answered.
+
+    Raises:
+        ClientDisconnect: the client is gone.
+    """
+    end = asyncio.create_task(wait)
     departure = asyncio.create_task(_departure(request))
     try:
         await asyncio.wait({end, departure}, return_when=asyncio.FIRST_COMPLETED)
         if departure.done():
             await departure
             raise ClientDisconnect
+        return end.result()
     finally:
         end.cancel()
         departure.cancel()

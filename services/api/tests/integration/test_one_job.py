@@ -25,6 +25,7 @@ from taskflow.jobs.outcomes import (
     completed_in_object,
 )
 from taskflow.object_store import ObjectStore
+from taskflow_api import waiting
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket
@@ -193,6 +194,17 @@ async def test_a_wait_ends_when_its_time_is_over(api: httpx.AsyncClient) -> None
     answer = await api.get(f"{JOBS}/{job_id}", headers={"Prefer": "respond-async, wait=1"})
     assert answer.json()["state"] == "queued"
     assert 0.9 < asyncio.get_running_loop().time() - began < 5
+
+
+async def test_who_has_enough_waits_is_answered_at_once(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MAX_WAITS_OF_TENANT", 0)
+    job_id = await created(api)
+    async with asyncio.timeout(5):
+        answer = await api.get(f"{JOBS}/{job_id}", headers={"Prefer": "wait=30"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "queued")
+    assert "Preference-Applied" not in answer.headers
 
 
 async def test_a_wait_for_a_job_that_has_ended_is_none(api: httpx.AsyncClient, jobs: Jobs) -> None:
