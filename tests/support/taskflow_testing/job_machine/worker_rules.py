@@ -1,5 +1,6 @@
 """What workers do: claim, renew and finish, in time and late."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -40,12 +41,12 @@ OUTCOMES = st.sampled_from(
         completed("1"),
         completed_in_object(f"artifacts/{TENANT}/result.json", 70_000),
         Outcome(OutcomeKind.RETRYABLE, error=_BROKE),
-        Outcome(OutcomeKind.RETRYABLE, error=_BROKE, delay_seconds=600.0),
+        Outcome(OutcomeKind.RETRYABLE, error=_BROKE, delay_seconds=600.0, artifact_bytes=300),
         Outcome(OutcomeKind.RETRYABLE, error=_BROKE, delay_seconds=4000.0),
         Outcome(OutcomeKind.FAILED, error=_BROKE),
         cancelled(),
         released(),
-        released(),
+        replace(released(), artifact_bytes=7),
     ]
 )
 
