@@ -1,6 +1,7 @@
 """A numbered Redis database for each test worker."""
 
 import random
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
@@ -23,6 +24,19 @@ def claim_database(server_url: str) -> str:
             if client.set(_CLAIM, 1, nx=True, ex=_CLAIM_SECONDS):
                 return url
     raise LookupError(f"all {count} databases of the test Redis are in use")
+
+
+def content_of(url: str) -> dict[bytes, Any]:
+    """The values of all its keys; of strings and hashes, raises LookupError for another type."""
+    found: dict[bytes, Any] = {}
+    with redis.Redis.from_url(url) as client:
+        read = {b"string": client.get, b"hash": client.hgetall}
+        for key in client.scan_iter():
+            kind = client.type(key)
+            # Some end by themselves.
+            if kind != b"none":
+                found[key] = read[kind](key)
+    return found
 
 
 def release_database(url: str) -> None:
