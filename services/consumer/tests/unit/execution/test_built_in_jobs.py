@@ -12,9 +12,9 @@ from taskflow.jobs.outcomes import Outcome, OutcomeKind
 from taskflow.sdk.registry import Registry
 from taskflow_consumer.handlers import built_in_job_types, http_request
 from taskflow_testing.http_server import HttpServer
+from taskflow_testing.mail_server import MailServer
 
 from .harness import Harness
-from .mail_server import MailServer
 
 
 def registry(*disabled: str) -> Registry:

@@ -16,10 +16,10 @@ import trustme
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.outcomes import Outcome, OutcomeKind
 from taskflow.sdk.registry import Registry
+from taskflow_testing.mail_server import MailServer
 from taskflow_testing.tcp_proxy import TcpProxy
 
 from .harness import Harness
-from .mail_server import MailServer
 
 REGISTRY = Registry.from_modules(["taskflow_consumer.handlers.email_send"])
 MESSAGE = {"to": ["ada@example.com"], "subject": "Hello", "text": "Good morning"}
