@@ -172,7 +172,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "items": [
             {
                 "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4d",
-                "at": _FINISHED,
+                "created_at": _FINISHED,
                 "actor": {"kind": "key", "id": "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4e"},
                 "action": "api_key.rename",
                 "resource": {"kind": "api_key", "id": _KEY_ID},

@@ -24,8 +24,9 @@ be read here.
 
 **Authentication**: `X-API-Key: <key>`, or `Authorization: Bearer` with a key or with an access
 token, which `POST /api/v1/auth/token` gives for a password. Each operation needs
-one scope, which `security` names beside its schemes: `jobs:read`, `jobs:write`, `queues:write` or
-`admin`, which holds all the others. Who lacks it is told so by a 403.
+one scope, which `security` names beside its schemes: `jobs:read`, `jobs:write`, or `admin`, which
+holds all the others. Who lacks it is told so by a 403. `queues:write` is reserved: keys may have
+it, and no operation needs it yet.
 
 **Problems**: every answer from 400 up is `application/problem+json` (RFC 9457). Programs go by
 `code`; `errors` names what is wrong with a request by JSON pointers: into the body, or with

@@ -30,7 +30,7 @@ class ApiKeyRequest(BaseModel):
 
     name: KeyName = Field(description="What it is for.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=20)] = Field(
-        description="What it may do; `admin` holds all the others."
+        description="What it may do; `admin` holds all the others, `queues:write` is reserved."
     )
     expires_at: Time | None = Field(None, description="Not good from this time on.")
 
@@ -119,7 +119,7 @@ class AuditEntryView(BaseModel):
     """Something that was done."""
 
     id: UUID
-    at: ShownTime
+    created_at: ShownTime
     actor: ActorView
     action: str
     resource: ResourceView

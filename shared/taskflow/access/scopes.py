@@ -10,6 +10,7 @@ class Scope(StrEnum):
     JOBS_READ = "jobs:read"
     JOBS_WRITE = "jobs:write"
     QUEUES_WRITE = "queues:write"
+    """Reserved: no route needs it yet."""
     ADMIN = "admin"
     """Keys, users and the audit log; it holds all the others."""
 

@@ -27,7 +27,7 @@ def audit_entry_view(row: Row) -> AuditEntryView:
     """A row of `audit_log` as clients see it."""
     return AuditEntryView(
         id=row["id"],
-        at=row["created_at"],
+        created_at=row["created_at"],
         actor=ActorView(kind=row["actor_kind"], id=row["actor_id"]),
         action=row["action"],
         resource=ResourceView(kind=row["resource_kind"], id=row["resource_id"]),

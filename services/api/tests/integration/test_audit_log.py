@@ -32,7 +32,7 @@ async def test_a_change_is_there_with_who_where_and_what(api: httpx.AsyncClient)
     await api.patch(f"{KEYS}/{made['id']}", json={"name": "till"}, headers=headers)
     newest, oldest = await entries(api)
     newest.pop("id")
-    newest.pop("at")
+    newest.pop("created_at")
     assert newest == {
         "actor": {"kind": "key", "id": made["id"]},
         "action": "api_key.rename",
@@ -103,7 +103,7 @@ async def test_it_is_narrowed_to_what_is_asked_for(api: httpx.AsyncClient) -> No
     assert await actions(action=revoke) == [revoke]
     assert await actions(resource=one["id"]) == [create]
     assert await actions(resource=two["id"], action=[create]) == [create]
-    moment = (await entries(api, action=revoke))[0]["at"]
+    moment = (await entries(api, action=revoke))[0]["created_at"]
     assert await actions(created_after=moment) == [revoke]
     assert await actions(created_before=moment) == [create, create]
 
