@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reseal(*, dry_run: bool) -> int:
     # Late: who has no keys need not have what it takes to seal.
-    from taskflow import reseal
+    from taskflow.sealing import command as reseal
 
     return reseal.run(load_settings(ResealSettings), dry_run=dry_run)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from taskflow.payload_keys import parse_payload_keys
+from taskflow.sealing.keys import parse_payload_keys
 from taskflow.tls import authorities_file
 
 LAST_PORT = 65_535

@@ -5,7 +5,7 @@ import secrets
 
 import asyncpg
 
-from taskflow.sealed_form import json_sealed_by
+from taskflow.sealing.form import json_sealed_by
 from taskflow_testing.mail_server import MailServer
 from taskflow_testing.services import NewServices, Servers
 from taskflow_testing.waiting import eventually

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from taskflow.errors import InvalidContent
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 

@@ -13,7 +13,7 @@ from taskflow.jobs import queries
 from taskflow.jobs.opening import opened_job
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow_api.database_access import Reads
 from taskflow_api.etags import etag
 from taskflow_api.job_types import JobTypes

@@ -21,7 +21,7 @@ from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.object_store import ObjectStore
 from taskflow.redis_client import open_redis
 from taskflow.relay import Relay
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ApiSettings
 from taskflow_api.auth import ApiKeys
 from taskflow_api.cache.cache import Cache

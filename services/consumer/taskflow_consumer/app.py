@@ -10,7 +10,7 @@ import structlog
 from taskflow.db.startup import is_ready_before
 from taskflow.jobs.worker_state import WorkerState
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor

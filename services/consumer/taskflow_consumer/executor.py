@@ -13,7 +13,7 @@ from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import Stale
 from taskflow.jobs.outcomes import Outcome
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer.isolation.contained_exits import contain_exits
 from taskflow_consumer.isolation.handler_call import HandlerCall
 from taskflow_consumer.isolation.processes import Processes

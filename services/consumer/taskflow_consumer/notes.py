@@ -11,7 +11,7 @@ from taskflow.jobs.notes import ProgressNote, record_progress, save_checkpoint
 from taskflow.jobs.outcomes import Attempt
 from taskflow.patience import pause_seconds
 from taskflow.sdk.errors import JobStopped
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 CHECKPOINT_PATIENCE_SECONDS = 30.0
 

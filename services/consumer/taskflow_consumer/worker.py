@@ -13,7 +13,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.relay import Relay
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor

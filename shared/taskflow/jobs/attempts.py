@@ -20,7 +20,7 @@ from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobEvent, Priority
 from taskflow.jobs.usage import count_changes
-from taskflow.sealed_form import json_sealed_by
+from taskflow.sealing.form import json_sealed_by
 
 NOT_OURS_DELAY_SECONDS = 5.0
 NOT_OURS_LAST_DELAY_SECONDS = 60.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.states import DISPATCHABLE
-from taskflow.sealed_form import sealed_by_sql
+from taskflow.sealing.form import sealed_by_sql
 
 HAS_POINTER = (
     f"CASE WHEN state IN {state_list(DISPATCHABLE)} THEN pointer_at END < 'infinity'::timestamptz"

@@ -17,7 +17,7 @@ from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
 from taskflow.jobs.usage import write_change
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 _PATCH = """
 UPDATE jobs

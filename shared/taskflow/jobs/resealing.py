@@ -12,8 +12,8 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.errors import PayloadKeyMissing, SealBroken
-from taskflow.sealed_form import sealed_by, sealed_by_sql
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.form import sealed_by, sealed_by_sql
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 _FIRST_ID = UUID(int=0)
 _PARTS = (Part.PAYLOAD, Part.RESULT, Part.CHECKPOINT)

@@ -12,7 +12,7 @@ from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import Recorded, Stale, finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 
 ERROR = JobError("Boom", "it broke", retryable=True)

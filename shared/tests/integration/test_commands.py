@@ -16,7 +16,7 @@ from taskflow.jobs.patching import patch
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
 from taskflow_testing.waiting import eventually
 

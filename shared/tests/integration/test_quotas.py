@@ -23,7 +23,7 @@ from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit, submit_alone
 from taskflow.jobs.usage import fold, mend, read_usage
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
 

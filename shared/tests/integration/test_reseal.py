@@ -13,7 +13,6 @@ import pytest
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
-from taskflow import reseal
 from taskflow.jobs import commands, patching
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import finish
@@ -23,7 +22,8 @@ from taskflow.jobs.resealing import reseal as reseal_jobs
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.usage import mend, read_usage
 from taskflow.object_store import ObjectStore
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing import command as reseal
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow.settings import ResealSettings
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Connect, Jobs, new_job

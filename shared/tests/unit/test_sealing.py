@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow.errors import PayloadKeyMissing, SealBroken
-from taskflow.sealed_form import json_sealed_by
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.form import json_sealed_by
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 TENANT, JOB = UUID(int=7), UUID(int=8)
 PLACE = Place(TENANT, JOB, Part.PAYLOAD)

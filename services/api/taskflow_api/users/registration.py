@@ -13,7 +13,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import Answer, submit
 from taskflow.relay import Dispatch, Relay
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_api.database_access import Writes
 from taskflow_api.users.errors import RegistrationClosed
 from taskflow_api.users.passwords import Passwords

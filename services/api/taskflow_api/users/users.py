@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from taskflow.relay import Relay
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ApiSettings
 from taskflow_api.database_access import Lookups, Writes
 from taskflow_api.rate_limits.limits import RateLimits

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed, completed_in_object
-from taskflow.sealed_form import json_sealed_by
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.form import json_sealed_by
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.object_store import TestBucket

@@ -7,7 +7,7 @@ from taskflow.errors import ServiceUnavailable
 from taskflow.jobs import outcomes
 from taskflow.jobs.outcomes import JobError, Outcome
 from taskflow.patience import pause_seconds
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 from taskflow_consumer.ports import Artifacts

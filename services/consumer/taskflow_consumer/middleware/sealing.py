@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from taskflow.errors import PayloadKeyMissing, SealBroken
 from taskflow.jobs.outcomes import JobError, Outcome
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 

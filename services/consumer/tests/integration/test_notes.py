@@ -9,7 +9,7 @@ from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.finishing import finish
 from taskflow.jobs.outcomes import completed
 from taskflow.sdk.errors import JobStopped
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer.notes import CheckpointWriter, ProgressWriter
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy

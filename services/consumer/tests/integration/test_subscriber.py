@@ -27,7 +27,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer

@@ -17,7 +17,7 @@ from taskflow.jobs.new_job import Idempotency, NewJob, Submission, SubmissionKin
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
 from taskflow.jobs.submission import Answer, submit, submit_alone
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.job_machine.machine import (
     BROKER_IS_THERE,
     PICKS,

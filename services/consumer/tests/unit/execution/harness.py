@@ -22,7 +22,7 @@ from taskflow.jobs.states import JobState, Priority
 from taskflow.sdk.context import current_attempt_log
 from taskflow.sdk.job_type import JobFunction, JobType
 from taskflow.sdk.registry import Registry
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer.executor import Executor
 from taskflow_testing.waiting import eventually
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from taskflow import Fail, JobContext, job
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.outcomes import OutcomeKind
-from taskflow.sealing import Part, Place, SealingKeyRing
+from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 from .harness import Harness
 

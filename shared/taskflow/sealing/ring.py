@@ -18,8 +18,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from taskflow.errors import PayloadKeyMissing, SealBroken
-from taskflow.payload_keys import NO_KEY, parse_payload_keys
-from taskflow.sealed_form import PLAIN, SEALED, sealed_by
+from taskflow.sealing.form import PLAIN, SEALED, sealed_by
+from taskflow.sealing.keys import NO_KEY, parse_payload_keys
 
 NONCE_BYTES = 12
 

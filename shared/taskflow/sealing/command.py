@@ -20,8 +20,8 @@ from taskflow.errors import (
 )
 from taskflow.jobs.resealing import StoredResult, is_named, look, reseal
 from taskflow.object_store import ObjectStore
-from taskflow.sealed_form import sealed_by
-from taskflow.sealing import SealingKeyRing
+from taskflow.sealing.form import sealed_by
+from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ResealSettings
 
 WINDOW = 500
