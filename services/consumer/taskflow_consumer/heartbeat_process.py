@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import asyncpg
 
@@ -77,9 +77,9 @@ class Sibling:
         self._lease_seconds: float = settings["lease_seconds"]
         self._beat_every: float = settings["heartbeat_seconds"]
         self._parent_pid: int = settings["parent_pid"]
-        self._renew_statement: str = settings["renew_statement"]
-        self._beat_statement: str = settings["beat_statement"]
-        self._surrender_statement: str = settings["surrender_statement"]
+        self._renew_statement: LiteralString = settings["renew_statement"]
+        self._beat_statement: LiteralString = settings["beat_statement"]
+        self._surrender_statement: LiteralString = settings["surrender_statement"]
         self._look_every = min(LONGEST_LOOK_SECONDS, self._beat_every / 4)
         self._line = line
         self._messages = messages

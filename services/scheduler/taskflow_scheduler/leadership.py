@@ -125,7 +125,7 @@ class Leadership:
             if says_able != self._is_able():
                 says_able = not says_able
                 function = "pg_advisory_lock_shared" if says_able else "pg_advisory_unlock_shared"
-                await session.execute(f"SELECT {function}({self._able_lock_id})")
+                await session.execute(f"SELECT {function}($1)", self._able_lock_id)
             if (says_able or not await self._others_are_able(session)) and await session.fetchval(
                 "SELECT pg_try_advisory_lock($1)", self._lock_id
             ):

@@ -6,7 +6,7 @@ else. PostgreSQL compares them with each row (`row_security`); where none is set
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import asyncpg
@@ -28,27 +28,27 @@ DEFAULT_TENANT_ID = UUID("00000000-0000-7000-8000-000000000001")
 """The tenant that is there from the start; the key from the settings belongs to it."""
 
 
-def begin_for(tenant_id: UUID, *, read_only: bool = False) -> str:
+def begin_for(tenant_id: UUID, *, read_only: bool = False) -> LiteralString:
     """What opens a transaction of a tenant's (role TENANT), in one round trip.
 
     Raises:
         TypeError: it is no UUID; it becomes part of a statement.
     """
     begin = "BEGIN READ ONLY" if read_only else "BEGIN"
-    return f"{begin}; SET LOCAL taskflow.tenant = '{_text(tenant_id)}'"
+    return f"{begin}; SET LOCAL taskflow.tenant = '{_uuid_text(tenant_id)}'"
 
 
-def begin_for_batch(tenants: Collection[UUID]) -> str:
+def begin_for_batch(tenants: Collection[UUID]) -> LiteralString:
     """What opens a transaction of several tenants' submissions (role INTAKE).
 
     Raises:
         TypeError: one is no UUID.
     """
-    names = ",".join(sorted(_text(tenant_id) for tenant_id in tenants))
+    names = ",".join(sorted(_uuid_text(tenant_id) for tenant_id in tenants))
     return f"BEGIN; SET LOCAL taskflow.tenants = '{{{names}}}'"
 
 
-def _text(tenant_id: UUID) -> str:
+def _uuid_text(tenant_id: UUID) -> LiteralString:
     if not isinstance(tenant_id, UUID):
         raise TypeError(f"a tenant is named by a UUID, not by {tenant_id!r}")
     return tenant_id.hex
@@ -60,7 +60,7 @@ class TenantConnection:
     A statement outside of `transaction()` has one of its own.
     """
 
-    def __init__(self, connection: Session, begin: str) -> None:
+    def __init__(self, connection: Session, begin: LiteralString) -> None:
         """`begin`: of `begin_for` or `begin_for_batch`."""
         self._connection = connection
         self._begin = begin
@@ -79,22 +79,22 @@ class TenantConnection:
             finally:
                 self._in_transaction = False
 
-    async def execute(self, query: str, *values: Any) -> str:
+    async def execute(self, query: LiteralString, *values: Any) -> str:
         """Asyncpg's own."""
         async with self._own_transaction():
             return await self._connection.execute(query, *values)
 
-    async def fetch(self, query: str, *values: Any) -> list[Any]:
+    async def fetch(self, query: LiteralString, *values: Any) -> list[Any]:
         """Asyncpg's own."""
         async with self._own_transaction():
             return await self._connection.fetch(query, *values)
 
-    async def fetchrow(self, query: str, *values: Any) -> Any:
+    async def fetchrow(self, query: LiteralString, *values: Any) -> Any:
         """Asyncpg's own."""
         async with self._own_transaction():
             return await self._connection.fetchrow(query, *values)
 
-    async def fetchval(self, query: str, *values: Any) -> Any:
+    async def fetchval(self, query: LiteralString, *values: Any) -> Any:
         """Asyncpg's own."""
         async with self._own_transaction():
             return await self._connection.fetchval(query, *values)
@@ -109,7 +109,7 @@ class TenantConnection:
 
 
 @asynccontextmanager
-async def _transaction(connection: Session, begin: str) -> AsyncIterator[None]:
+async def _transaction(connection: Session, begin: LiteralString) -> AsyncIterator[None]:
     try:
         await connection.execute(begin)
         yield

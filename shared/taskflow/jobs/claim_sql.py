@@ -1,6 +1,7 @@
 """What claims and those that look for what to claim say alike, as SQL."""
 
 from collections.abc import Sequence
+from typing import LiteralString
 
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.states import DISPATCHABLE
@@ -14,7 +15,7 @@ TENANT_IN_TURN = "uuid_send(tenant_id)"
 that a tenant ever had."""
 
 
-def another_tenant(comparison: str) -> str:
+def another_tenant(comparison: LiteralString) -> LiteralString:
     """True where a job of another tenant than that of `lane` waits in it; compares with > or <."""
     # One probe, however many jobs wait. It begins with the newest pointer: what the oldest ones
     # belong to has been claimed, and stays in the index until a vacuum. Below a policy what the
@@ -26,7 +27,7 @@ def another_tenant(comparison: str) -> str:
     ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"""
 
 
-def is_openable(jobs: str, key_ids: str) -> str:
+def is_openable(jobs: LiteralString, key_ids: LiteralString) -> LiteralString:
     """Whether a worker has the keys to what a job holds; `key_ids` as `openable` gives them."""
     return " AND ".join(
         f"coalesce({sealed_by_sql(f'{jobs}.{column}')}, '') = ANY({key_ids}::text[])"
@@ -39,7 +40,7 @@ def openable(key_ids: Sequence[str]) -> list[str]:
     return ["", *key_ids]
 
 
-def unseen(array: str) -> str:
+def unseen(array: LiteralString) -> LiteralString:
     """The same array, of a length that the planner can't see.
 
     Else it would plan a claim of a few jobs anew each time, which takes longer than to claim them.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -39,7 +39,7 @@ class Claim:
     running_quota: int = 0
 
 
-def _may_run(key_ids: str) -> str:
+def _may_run(key_ids: LiteralString) -> LiteralString:
     return f"""
     state IN {from_states(JobEvent.CLAIM)} AND run_at <= clock_timestamp()
     AND (expires_at IS NULL OR expires_at > clock_timestamp())

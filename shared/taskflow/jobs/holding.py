@@ -1,5 +1,6 @@
 """Jobs that are held because their tenants run as many as they may, and their release."""
 
+from typing import LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -13,7 +14,7 @@ IS_HELD = f"pointer_at = 'infinity' AND state IN {state_list(DISPATCHABLE)}"
 """As the index has it."""
 
 
-def _release(of_whom: str) -> str:
+def _release(of_whom: LiteralString) -> LiteralString:
     # A loose index scan: one probe for each tenant and lane in which something is held. Each lane
     # is given the whole of what its tenant may still run, since nobody knows which of them is
     # served; what proves to be too much is held again.

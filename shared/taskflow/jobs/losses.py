@@ -6,13 +6,15 @@ loss it runs in a process of its own, and the death of that is its own failure, 
 losses count after all.
 """
 
+from typing import LiteralString
+
 from taskflow.jobs.states import JobEvent
 
 LOSSES_SPARED = 20
 """So many losses are free; from then on each counts, for none can show what the cause is."""
 
 
-def count_losses(jobs: str) -> str:
+def count_losses(jobs: LiteralString) -> LiteralString:
     """SQL: how many attempts of the row `jobs` were lost since it was last retried by hand."""
     return f"""
         (SELECT count(*)::int FROM job_attempts AS earlier

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -56,11 +56,11 @@ _IN_FIXED_WORDS = frozenset({"cancelled", "expired", "worker_lost", "parent_fail
 """The types of errors that are written without keys, and hold nothing of a payload."""
 
 
-def _differs(column: str) -> str:
+def _differs(column: LiteralString) -> LiteralString:
     return f"({column} IS NOT NULL AND coalesce({sealed_by_sql(column)}, '') <> $3)"
 
 
-def _error_differs(column: str) -> str:
+def _error_differs(column: LiteralString) -> LiteralString:
     message = f"({column} -> 'message')"
     return f"""(
         {_differs(message)} AND ({sealed_by_sql(message)} IS NOT NULL
@@ -148,7 +148,7 @@ async def is_named(connection: Connection, result: StoredResult) -> bool:
 
 
 async def _by_job(
-    connection: Connection, query: str, job_ids: Sequence[UUID]
+    connection: Connection, query: LiteralString, job_ids: Sequence[UUID]
 ) -> defaultdict[UUID, list[Any]]:
     found: defaultdict[UUID, list[Any]] = defaultdict(list)
     for row in await connection.fetch(query, job_ids):

@@ -6,7 +6,7 @@ turn ends with the transaction.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -79,14 +79,22 @@ async def rooms_in_turn(
     return rooms
 
 
-def far_tenants(asked: str, *, jobs: str, kept: str, registered_kept: str) -> str:
+def far_tenants(
+    asked: LiteralString,
+    *,
+    jobs: LiteralString,
+    kept: LiteralString,
+    registered_kept: LiteralString,
+) -> LiteralString:
     """The SELECT of the tenants in the relation `asked` that need not take turns for what they ask.
 
     `asked` has `tenant_id`, `jobs` and `kept_bytes`; the others are SQL for the default quotas.
     Nor is it far to go if the count is in too many rows: whose turn it is folds them.
     """
 
-    def is_far(column: str, default: str, used: str, least: int) -> str:
+    def is_far(
+        column: LiteralString, default: LiteralString, used: LiteralString, least: int
+    ) -> LiteralString:
         limit = f"coalesce(own.{column}, {default})"
         margin = f"greatest({limit} / {NEAR_SHARE}, {least})"
         return f"({limit} = 0 OR {used} + {margin} <= {limit})"

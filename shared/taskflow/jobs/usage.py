@@ -5,7 +5,7 @@ many rows into one, and compares the sums with the jobs themselves.
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -23,8 +23,12 @@ _MEND_LOCK = 7_301_448_217_906
 
 
 def count_changes(
-    changes: str, *, source: str = "NULL::job_state", target: str, kept_bytes: str = "0"
-) -> str:
+    changes: LiteralString,
+    *,
+    source: LiteralString = "NULL::job_state",
+    target: LiteralString,
+    kept_bytes: LiteralString = "0",
+) -> LiteralString:
     """The INSERT, for a CTE, that counts what the rows of the relation `changes` have done.
 
     `source`, `target` and `kept_bytes` are SQL over a row: its states before and after, and the

@@ -1,5 +1,7 @@
 """What sealed texts look like, for who tells them apart without opening them."""
 
+from typing import LiteralString
+
 SEALED = "taskflow.sealed:1:"
 """Then the key's id, a colon and the content: in base64, or in an object of its own the bytes."""
 
@@ -19,7 +21,7 @@ def json_sealed_by(stored_json: str | None) -> str | None:
     return sealed_by(stored_json[1:])
 
 
-def sealed_by_sql(column: str) -> str:
+def sealed_by_sql(column: LiteralString) -> LiteralString:
     """The same of a JSONB column, as an expression of SQL."""
     text = f"{column} #>> '{{}}'"
     return (
