@@ -38,6 +38,7 @@ from taskflow_api.rate_limits.limits import RateLimits
 from taskflow_api.results import Results
 from taskflow_api.stored_keys import KeyUses, StoredKeys
 from taskflow_api.submissions import WRITERS, Submissions
+from taskflow_api.users.token_keys import token_secret_of
 from taskflow_api.users.users import Users, open_users
 from taskflow_api.waiting import Waiters
 
@@ -108,7 +109,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     stack.push_async_callback(redis.aclose)
     rate_limits = RateLimits(redis, settings)
     stack.push_async_callback(rate_limits.close)
-    cache = _open_cache(settings, redis)
+    token_secret = token_secret_of(settings)
+    cache = _open_cache(settings, redis, Seals(token_secret))
     stack.push_async_callback(cache.close)
     broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
     broker.start()
@@ -137,6 +139,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         relay=relay,
         rate_limits=rate_limits,
         ring=ring,
+        token_secret=token_secret,
     )
     job_types = JobTypes(reads)
     waiters = Waiters(own)
@@ -210,10 +213,10 @@ async def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
     return Reads(engine)
 
 
-def _open_cache(settings: ApiSettings, redis: Redis) -> Cache:
+def _open_cache(settings: ApiSettings, redis: Redis, seals: Seals) -> Cache:
     return Cache(
         CacheStore(redis),
-        Seals(settings.jwt_secret.get_secret_value()),
+        seals,
         seconds=settings.cache_seconds,
         max_bytes=settings.cache_entry_max_bytes,
         room_bytes=settings.cache_process_max_bytes,

@@ -17,7 +17,7 @@ ASYMMETRIC_ALGORITHMS = frozenset(
 class UserSettings(Settings):
     """How users sign in; `smtp_host`: whether there is a server that takes mail to them."""
 
-    jwt_secret: SecretStr = Field(min_length=LEAST_SECRET_CHARACTERS)
+    jwt_secret: SecretStr = SecretStr("")
     jwt_previous_secret: SecretStr = SecretStr("")
     access_token_seconds: int = Field(900, ge=60, le=3_600)
     session_seconds: int = Field(30 * 86_400, ge=3_600, le=366 * 86_400)
@@ -27,9 +27,9 @@ class UserSettings(Settings):
     login_limit_seconds: int = Field(600, ge=1, le=86_400)
     smtp_host: str = ""
 
-    @field_validator("jwt_previous_secret")
+    @field_validator("jwt_secret", "jwt_previous_secret")
     @classmethod
-    def _as_long(cls, value: SecretStr) -> SecretStr:
+    def _long_or_none(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and len(value.get_secret_value()) < LEAST_SECRET_CHARACTERS:
             raise ValueError(f"must have at least {LEAST_SECRET_CHARACTERS} characters, or none")
         return value

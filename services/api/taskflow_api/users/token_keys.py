@@ -5,7 +5,29 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from taskflow.settings import UserSettings
+import structlog
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from taskflow import api_key
+from taskflow.settings import ApiSettings
+
+log = structlog.get_logger(__name__)
+
+
+def token_secret_of(settings: ApiSettings) -> str:
+    """The secret of the settings, else one that follows from the API key."""
+    own = settings.jwt_secret.get_secret_value()
+    if own:
+        return own
+    key = settings.api_key.get_secret_value()
+    try:
+        api_key.parse(key)
+    except api_key.MalformedApiKey:
+        # Whoever has a token can try keys on it, as fast as they like.
+        log.warning("token_secret_guessable", setting="TASKFLOW_JWT_SECRET")
+    derived = HKDF(SHA256(), length=32, salt=None, info=b"taskflow token secret")
+    return derived.derive(key.encode()).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +44,9 @@ class Key:
 class TokenKeyRing:
     """The first key makes tokens, all of them are accepted."""
 
-    def __init__(self, settings: UserSettings) -> None:
-        secrets = (settings.jwt_secret, settings.jwt_previous_secret)
-        texts = [secret.get_secret_value() for secret in secrets]
-        self.keys: Sequence[Key] = [_key(text) for text in texts if text]
+    def __init__(self, secret: str, previous_secret: str = "") -> None:
+        """`previous_secret`: may be none."""
+        self.keys: Sequence[Key] = [_key(text) for text in (secret, previous_secret) if text]
 
     @property
     def current(self) -> Key:

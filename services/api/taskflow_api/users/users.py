@@ -38,11 +38,12 @@ def open_users(
     relay: Relay,
     rate_limits: RateLimits,
     ring: SealingKeyRing,
+    token_secret: str,
 ) -> Users:
     """They are closed with the stack."""
     passwords = Passwords()
     stack.callback(passwords.close)
-    keys = TokenKeyRing(settings)
+    keys = TokenKeyRing(token_secret, settings.jwt_previous_secret.get_secret_value())
     access_tokens = AccessTokens(keys, life_seconds=settings.access_token_seconds)
     external = None
     if settings.oidc_issuer:

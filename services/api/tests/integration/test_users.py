@@ -15,7 +15,6 @@ from fastapi import FastAPI
 
 from taskflow.access import sessions
 from taskflow.db.tenants import DEFAULT_TENANT_ID
-from taskflow.settings import UserSettings
 from taskflow_api.users.access_tokens import AccessTokens
 from taskflow_api.users.passwords import PARAMETERS, Passwords
 from taskflow_api.users.token_keys import TokenKeyRing
@@ -340,6 +339,22 @@ async def test_a_change_of_the_secret_signs_nobody_out(start: Start, email: str)
         assert (await refresh(api, again["refresh_token"])).status_code == 200
 
 
+async def test_without_a_secret_the_api_key_stands_in_for_it_in_every_process(
+    start: Start, email: str
+) -> None:
+    async with start(jwt_secret="") as one, start(jwt_secret="") as other:
+        del one.headers["X-API-Key"], other.headers["X-API-Key"]
+        await register(one, email)
+        tokens = await sign_in(one, email)
+        assert (await other.get(ME, headers=bearing(tokens))).status_code == 200
+    async with start(jwt_secret="", api_key="tf_live_another_for_testing") as changed:
+        del changed.headers["X-API-Key"]
+        check_problem(await changed.get(ME, headers=bearing(tokens)), 401, "not_authenticated")
+        # The session goes on: what the next token is made with is another matter.
+        given = (await refresh(changed, tokens["refresh_token"])).json()
+        assert (await changed.get(ME, headers=bearing(given))).status_code == 200
+
+
 async def test_who_signs_out_is_out_and_no_other_session_is(
     anybody: httpx.AsyncClient, email: str, tokens: dict[str, Any], connection: asyncpg.Connection
 ) -> None:
@@ -373,9 +388,7 @@ async def test_a_session_carries_no_token_of_somebody_else(
     anybody: httpx.AsyncClient, tokens: dict[str, Any], setting_values: dict[str, Any]
 ) -> None:
     """Signed with the secret, which has leaked, by who has a session of its own."""
-    signer = AccessTokens(
-        TokenKeyRing(UserSettings(_env_file=None, **setting_values)), life_seconds=60
-    )
+    signer = AccessTokens(TokenKeyRing(setting_values["jwt_secret"]), life_seconds=60)
     own = signer.read(tokens["access_token"])
     for forged in (
         replace(own, tenant_id=DEFAULT_TENANT_ID),

@@ -1,6 +1,7 @@
 """Access tokens of our own: what is accepted, and a table of what somebody might try instead."""
 
 import base64
+import hmac
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,25 +12,26 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from structlog.testing import capture_logs
 
+from taskflow import api_key
 from taskflow.access.scopes import ALL_SCOPES, Scope
-from taskflow.settings import UserSettings
+from taskflow.settings import ApiSettings
 from taskflow_api.users.access_tokens import Access, AccessTokens
 from taskflow_api.users.errors import InvalidToken
-from taskflow_api.users.token_keys import TokenKeyRing
+from taskflow_api.users.token_keys import TokenKeyRing, token_secret_of
 from taskflow_testing.problems import check_problem
 
 # As in conftest.py.
 SECRET = "of_at_least_thirty_two_characters"
 OTHER_SECRET = "of_at_least_thirty_two_other_ones"
+MADE_KEY = api_key.generate().text
 ME = "/api/v1/auth/me"
 ACCESS = Access(uuid4(), uuid4(), uuid4(), ALL_SCOPES)
 
 
 def ring(secret: str, previous: str = "") -> TokenKeyRing:
-    return TokenKeyRing(
-        UserSettings(_env_file=None, jwt_secret=secret, jwt_previous_secret=previous)
-    )
+    return TokenKeyRing(secret, previous)
 
 
 def tokens(*secrets: str, life_seconds: int = 86_400) -> AccessTokens:
@@ -166,6 +168,52 @@ def test_the_previous_secret_is_accepted_and_signs_nothing() -> None:
     assert tokens(SECRET).read(rotated.issue(ACCESS)) == ACCESS
     with pytest.raises(InvalidToken):
         tokens(SECRET).read(before)
+
+
+def settings_with(**changes: str) -> ApiSettings:
+    """What an API needs and no more."""
+    return ApiSettings(
+        _env_file=None,
+        database_url="postgresql://127.0.0.1/x",
+        amqp_url="amqp://127.0.0.1/x",
+        redis_url="redis://127.0.0.1/0",
+        s3_endpoint="http://127.0.0.1:1",
+        s3_access_key="access",
+        s3_secret_key="secret",
+        **{"api_key": MADE_KEY, **changes},
+    )
+
+
+def test_without_a_secret_it_follows_from_the_api_key() -> None:
+    derived = token_secret_of(settings_with())
+    assert derived == token_secret_of(settings_with())
+    assert len(derived) == 64
+    assert MADE_KEY not in derived
+    assert token_secret_of(settings_with(api_key=api_key.generate().text)) != derived
+    assert tokens(derived).read(tokens(derived).issue(ACCESS)) == ACCESS
+    # HKDF-SHA256 (RFC 5869) by hand: another release must not end what was signed by this one.
+    pseudorandom = hmac.digest(bytes(32), MADE_KEY.encode(), "sha256")
+    assert derived == hmac.digest(pseudorandom, b"taskflow token secret\x01", "sha256").hex()
+
+
+def test_a_secret_of_its_own_counts_whatever_the_api_key_is() -> None:
+    assert token_secret_of(settings_with(jwt_secret=SECRET)) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_guessable"),
+    [
+        ({}, False),
+        ({"api_key": "tf_live_0123456789abcdef"}, True),
+        ({"api_key": "tf_live_0123456789abcdef", "jwt_secret": SECRET}, False),
+    ],
+)
+def test_a_key_that_was_thought_up_is_no_good_secret(
+    changes: dict[str, str], is_guessable: bool
+) -> None:
+    with capture_logs() as logged:
+        token_secret_of(settings_with(**changes))
+    assert [each["event"] for each in logged] == ["token_secret_guessable"] * is_guessable
 
 
 def test_scopes_that_there_are_not_are_left_out() -> None:

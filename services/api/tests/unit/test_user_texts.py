@@ -2,7 +2,6 @@
 
 import pytest
 
-from taskflow.settings import UserSettings
 from taskflow_api.form_body import parse_form
 from taskflow_api.problems import ProblemError
 from taskflow_api.users import refresh_tokens
@@ -64,8 +63,7 @@ def test_what_is_no_form_is_refused(body: bytes) -> None:
 
 
 def test_a_refresh_token_has_one_successor_for_each_key() -> None:
-    settings = UserSettings(_env_file=None, jwt_secret="a" * 32, jwt_previous_secret="b" * 32)
-    current, previous = TokenKeyRing(settings).keys
+    current, previous = TokenKeyRing("a" * 32, "b" * 32).keys
     token = refresh_tokens.new()
     following = refresh_tokens.successor(token, current)
     assert refresh_tokens.is_well_formed(token)
