@@ -107,11 +107,13 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     stack.push_async_callback(redis.aclose)
-    rate_limits = RateLimits(redis, settings)
-    stack.push_async_callback(rate_limits.close)
     token_secret = token_secret_of(settings)
-    cache = _open_cache(settings, redis, Seals(token_secret))
+    store = CacheStore(redis)
+    cache = _open_cache(settings, store, Seals(token_secret))
     stack.push_async_callback(cache.close)
+    # They come first in every request: none shall wait for the same Redis twice.
+    rate_limits = RateLimits(redis, settings, on_away=store.suspect)
+    stack.push_async_callback(rate_limits.close)
     broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
     broker.start()
     stack.push_async_callback(broker.close)
@@ -213,9 +215,9 @@ async def _open_reads(settings: ApiSettings, stack: AsyncExitStack) -> Reads:
     return Reads(engine)
 
 
-def _open_cache(settings: ApiSettings, redis: Redis, seals: Seals) -> Cache:
+def _open_cache(settings: ApiSettings, store: CacheStore, seals: Seals) -> Cache:
     return Cache(
-        CacheStore(redis),
+        store,
         seals,
         seconds=settings.cache_seconds,
         max_bytes=settings.cache_entry_max_bytes,

@@ -117,6 +117,10 @@ class CacheStore:
         )
         return entry, turn is not None
 
+    def suspect(self, error: Exception) -> None:
+        """Ask Redis, which has failed somebody else, no more until it has been looked after."""
+        self._begin_to_look(error)
+
     async def close(self) -> None:
         """Look after Redis no more."""
         self._closed = True

@@ -1,6 +1,6 @@
 """How much a tenant, and each of its keys, may ask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from redis.asyncio import Redis
 
@@ -15,13 +15,20 @@ from taskflow_api.rate_limits.takes import Bucket, Take, Taken
 class RateLimits:
     """Buckets in Redis; while it is away, this process's own with a share of the quota."""
 
-    def __init__(self, redis: Redis, settings: LimitSettings) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        settings: LimitSettings,
+        *,
+        on_away: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        """`on_away`: told when Redis has failed."""
         self._tenant = _policy(
             "default", settings.tenant_limit_requests, settings.tenant_limit_seconds
         )
         self._key = _policy("key", settings.key_limit_requests, settings.key_limit_seconds)
         self._local_share = settings.limit_local_share
-        self._shared = SharedBuckets(redis)
+        self._shared = SharedBuckets(redis, on_away=on_away)
         self._local = LocalBuckets()
 
     async def take(self, caller: Principal, *, cost: int = 1) -> Taken | None:

@@ -1,7 +1,7 @@
 """The buckets in Redis, which all API processes share."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 
 import structlog
@@ -43,11 +43,15 @@ class SharedBuckets:
     takes tokens again.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(
+        self, redis: Redis, *, on_away: Callable[[Exception], None] = lambda _: None
+    ) -> None:
+        """`on_away`: told when Redis has failed."""
         self._script = TakeScript(redis)
         self._batcher: Batcher[Take, Taken] = Batcher(
             self._take_batch, max_items=MAX_BATCH, skip_cancelled=True
         )
+        self._on_away = on_away
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -87,6 +91,7 @@ class SharedBuckets:
             self._looking = asyncio.create_task(
                 self._look(), name="rate-limits-probe", context=Context()
             )
+            self._on_away(error)
             raise SharedBucketsAway from error
 
     async def _look(self) -> None:

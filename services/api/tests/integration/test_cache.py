@@ -237,6 +237,10 @@ async def timed(cache: Cache, name: str, source: Source) -> float:
     return time.perf_counter() - began
 
 
+def test_fifty_milliseconds_are_meant() -> None:
+    assert ANSWER_SECONDS == 0.05
+
+
 async def test_redis_away_costs_one_moment_fifty_milliseconds_and_no_other_anything(
     open_cache: Open, own_redis: Server, redis_fault: Any
 ) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import Engine, event
+from structlog.testing import capture_logs
 
 from taskflow.artifacts import ArtifactStore
 from taskflow.jobs.attempts import ClaimedJob
@@ -22,6 +23,7 @@ from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed_in_
 from taskflow.object_store import ObjectStore
 from taskflow_api import job_types
 from taskflow_api.cache import store as store_module
+from taskflow_api.rate_limits import shared_buckets
 from taskflow_chaos.servers import Server
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.clients import open_store
@@ -38,7 +40,8 @@ MANY = 500
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is busy does not make Redis a slow one, but a frozen one is found out."""
-    monkeypatch.setattr(store_module, "ANSWER_SECONDS", 0.5)
+    for module in (store_module, shared_buckets):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -106,7 +109,8 @@ async def test_five_hundred_at_two_processes_read_a_result_once_and_its_row_seld
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The loop that all of them share is busy for longer than a read waits for Redis.
-    monkeypatch.setattr(store_module, "ANSWER_SECONDS", 30.0)
+    for module in (store_module, shared_buckets):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 30.0)
     job_id = await completed_job(jobs, store)
     async with start() as one, start() as other:
         with counted_reads("jobs") as statements:
@@ -181,6 +185,42 @@ async def test_with_redis_frozen_a_retried_and_a_deleted_job_are_never_shown_as_
             await eventually(partial(is_limited_by_all, api))
             assert (await api.get(f"{JOBS}/{deleted}")).status_code == 404
             assert (await api.get(f"{JOBS}/{retried}")).json()["state"] == "queued"
+
+
+async def test_who_finds_redis_away_by_the_limits_does_not_wait_for_it_once_more(
+    start: Any,
+    jobs: Jobs,
+    store: ObjectStore,
+    own_redis: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = f"{JOBS}/{await completed_job(jobs, store)}"
+    calls = 0
+    made = store_module._made
+
+    async def counted(call: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return await made(call)
+
+    monkeypatch.setattr(store_module, "_made", counted)
+    async with start(redis_url=own_redis.url) as api:
+
+        async def both_ask_redis() -> bool:
+            before = calls
+            answer = await api.get(path)
+            return calls > before and "q=300000" in answer.headers["RateLimit-Policy"]
+
+        await eventually(both_ask_redis)
+        own_redis.freeze()
+        calls = 0
+        with capture_logs() as logged:
+            answer = await api.get(path)
+        assert (answer.json()["result"], calls) == (RESULT, 0)
+        assert {"rate_limits_local", "cache_away"} <= {each["event"] for each in logged}
+
+        own_redis.thaw()
+        await eventually(both_ask_redis)
 
 
 async def is_limited_by_all(api: httpx.AsyncClient) -> bool:

@@ -1,11 +1,13 @@
 """Redis away, frozen, read-only, full, slow or cut off: requests go on under a share of a limit."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
@@ -26,6 +28,13 @@ WORKERS = "/api/v1/workers"
 SLACK_SECONDS = 1.0
 """For a machine that has other things to do. What nothing ends takes far longer."""
 
+MARGIN_SECONDS = 0.02
+"""By how much a median may differ from itself."""
+
+
+def test_fifty_milliseconds_are_meant() -> None:
+    assert ANSWER_SECONDS == 0.05
+
 
 async def test_requests_go_on_under_a_share_of_the_limit(
     start: Any, own_redis: Server, redis_fault: Any
@@ -41,15 +50,18 @@ async def test_requests_go_on_under_a_share_of_the_limit(
             return await policy() == '"default";q=60;w=3600'
 
         await eventually(is_shared)
-        usual = min([await _timed(policy) for _ in range(5)])
+        usual = statistics.median([await _timed(policy) for _ in range(15)])
         await redis_fault.begin(own_redis)
 
-        answers = []
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await api.get(WORKERS))
+
         with capture_logs() as logged:
-            for _ in range(30):
-                began = time.perf_counter()
-                answers.append(await api.get(WORKERS))
-                assert time.perf_counter() - began < usual + ANSWER_SECONDS + SLACK_SECONDS
+            taken = [await _timed(ask) for _ in range(30)]
+        assert max(taken) < usual + ANSWER_SECONDS + SLACK_SECONDS
+        assert statistics.median(taken) <= usual + ANSWER_SECONDS + MARGIN_SECONDS
         statuses = [answer.status_code for answer in answers]
         # 24, and those that Redis gave before it was broken through and through.
         granted = statuses.count(200)
