@@ -15,23 +15,28 @@ from taskflow_api.rate_limits.charge import charge
 
 Guard = Callable[..., Awaitable[Principal]]
 
-OPEN_PATHS = frozenset(
+Operation = tuple[str, str]
+"""A method and a path."""
+
+OPEN_OPERATIONS: frozenset[Operation] = frozenset(
     {
-        "/",
-        "/healthz",
-        "/readyz",
-        "/api/v1/health",
-        "/docs",
-        "/redoc",
-        "/openapi.json",
-        "/docs-assets/{name}",
-        "/api/v1/auth/register",
-        "/api/v1/auth/token",
+        ("GET", "/"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/api/v1/health"),
+        ("GET", "/docs"),
+        ("GET", "/redoc"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs-assets/{name}"),
+        ("POST", "/api/v1/auth/register"),
+        ("POST", "/api/v1/auth/token"),
     }
 )
 """What can be asked without a key."""
 
-SELF_PATHS = frozenset({"/api/v1/auth/me", "/api/v1/auth/logout"})
+SELF_OPERATIONS: frozenset[Operation] = frozenset(
+    {("GET", "/api/v1/auth/me"), ("POST", "/api/v1/auth/logout")}
+)
 """What any caller may ask about itself, whatever its scopes."""
 
 
@@ -78,17 +83,21 @@ Admin = Annotated[Principal, Security(permitted, scopes=[Scope.ADMIN])]
 
 
 def refuse_unguarded(routes: Iterable[APIRoute]) -> None:
-    """Deny by default: no route is open that isn't listed as open.
+    """Deny by default: no method of a route is open that isn't listed as open.
 
     Raises:
         RuntimeError: a route doesn't name the scope that it needs.
     """
     for route in routes:
-        if route.path in OPEN_PATHS:
-            continue
-        guard = known if route.path in SELF_PATHS else permitted
-        if not _is_guarded(route.dependant, guard):
-            raise RuntimeError(f"The route {route.path} doesn't name the scope that it needs.")
+        for method in route.methods or ():
+            operation = (method, route.path)
+            if operation in OPEN_OPERATIONS:
+                continue
+            guard = known if operation in SELF_OPERATIONS else permitted
+            if not _is_guarded(route.dependant, guard):
+                raise RuntimeError(
+                    f"The route {method} {route.path} doesn't name the scope that it needs."
+                )
 
 
 def _is_guarded(dependant: Dependant, guard: Guard) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from taskflow.access.scopes import Scope
 from taskflow.api_key import generate
-from taskflow_api.guards import OPEN_PATHS, SELF_PATHS
+from taskflow_api.guards import OPEN_OPERATIONS, SELF_OPERATIONS
 from taskflow_api.openapi import openapi_json
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import TENANT, Jobs
@@ -43,10 +43,10 @@ OPERATIONS = [
     Operation(each["operationId"], method.upper(), path, "requestBody" in each, each["security"])
     for path, item in json.loads(openapi_json())["paths"].items()
     for method, each in item.items()
-    if path not in OPEN_PATHS
+    if (method.upper(), path) not in OPEN_OPERATIONS
 ]
 BY_ID = [each for each in OPERATIONS if "{" in each.path and each.id not in OF_NOBODY]
-WITH_SCOPE = [each for each in OPERATIONS if each.path not in SELF_PATHS]
+WITH_SCOPE = [each for each in OPERATIONS if (each.method, each.path) not in SELF_OPERATIONS]
 LISTS = [each for each in OPERATIONS if "{" not in each.path and each.method == "GET"]
 
 
@@ -177,10 +177,11 @@ async def test_without_its_scope_or_without_a_key_nothing_is_done(
     assert await everything_of(jobs, mine) == before
 
 
-@pytest.mark.parametrize("path", sorted(SELF_PATHS))
-async def test_who_is_nobody_learns_nothing_of_itself(api: httpx.AsyncClient, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), sorted(SELF_OPERATIONS))
+async def test_who_is_nobody_learns_nothing_of_itself(
+    api: httpx.AsyncClient, method: str, path: str
+) -> None:
     del api.headers["X-API-Key"]
-    method = "POST" if path.endswith("logout") else "GET"
     for headers in ({}, {"X-API-Key": generate().text}):
         check_problem(await api.request(method, path, headers=headers), 401, "not_authenticated")
 

@@ -11,21 +11,25 @@ NOWHERE = "127.0.0.1:1"
 
 
 @pytest.fixture
-def app() -> FastAPI:
-    """A service none of whose servers is there."""
-    return create_app(
-        ApiSettings(
-            _env_file=None,
-            database_url=f"postgresql://u:p@{NOWHERE}/taskflow",
-            amqp_url=f"amqp://{NOWHERE}/taskflow",
-            redis_url=f"redis://{NOWHERE}/0",
-            s3_endpoint=f"http://{NOWHERE}",
-            s3_access_key="access",
-            s3_secret_key="secret",
-            api_key="tf_live_testing_only",
-            jwt_secret="of_at_least_thirty_two_characters",
-        )
+def settings() -> ApiSettings:
+    """None of the servers is there."""
+    return ApiSettings(
+        _env_file=None,
+        database_url=f"postgresql://u:p@{NOWHERE}/taskflow",
+        amqp_url=f"amqp://{NOWHERE}/taskflow",
+        redis_url=f"redis://{NOWHERE}/0",
+        s3_endpoint=f"http://{NOWHERE}",
+        s3_access_key="access",
+        s3_secret_key="secret",
+        api_key="tf_live_testing_only",
+        jwt_secret="of_at_least_thirty_two_characters",
     )
+
+
+@pytest.fixture
+def app(settings: ApiSettings) -> FastAPI:
+    """A service none of whose servers is there."""
+    return create_app(settings)
 
 
 @pytest.fixture

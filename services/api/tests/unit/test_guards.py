@@ -1,17 +1,22 @@
 """What each operation needs, and what becomes of a caller that lacks it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import APIRouter, FastAPI, Response, Security, WebSocket
 from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 
 from taskflow.access.scopes import Actor, ActorKind, Scope
 from taskflow.db.tenants import DEFAULT_TENANT_ID
+from taskflow.settings import ApiSettings
+from taskflow_api import routes
+from taskflow_api.app import create_app
 from taskflow_api.auth import ApiKeys, Principal, authenticate
-from taskflow_api.guards import OPEN_PATHS, SELF_PATHS, permitted, refuse_unguarded
+from taskflow_api.guards import OPEN_OPERATIONS, SELF_OPERATIONS, permitted, refuse_unguarded
 from taskflow_api.openapi import openapi_json
 from taskflow_testing.problems import check_problem
 
@@ -46,7 +51,7 @@ OPERATIONS = {
     operation["operationId"]: (method.upper(), path, operation)
     for path, item in json.loads(openapi_json())["paths"].items()
     for method, operation in item.items()
-    if path not in OPEN_PATHS | SELF_PATHS
+    if (method.upper(), path) not in OPEN_OPERATIONS | SELF_OPERATIONS
 }
 
 
@@ -112,6 +117,58 @@ def test_to_know_the_caller_is_no_guard() -> None:
         assert isinstance(route, APIRoute)
         with pytest.raises(RuntimeError, match="scope"):
             refuse_unguarded([route])
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/api/v1/auth/token", "/api/v1/auth/me"])
+def test_another_method_of_an_open_path_is_not_open(path: str) -> None:
+    router = APIRouter()
+
+    @router.api_route(path, methods=["DELETE"])
+    async def new() -> None: ...
+
+    [route] = router.routes
+    assert isinstance(route, APIRoute)
+    with pytest.raises(RuntimeError, match=f"DELETE {path} .*scope"):
+        refuse_unguarded([route])
+
+
+def _with_a_socket(router: APIRouter) -> None:
+    @router.websocket("/api/v1/ws")
+    async def live(socket: WebSocket) -> None: ...
+
+
+def _with_a_mount(router: APIRouter) -> None:
+    router.mount("/files", Starlette())
+
+
+def _with_a_router_inside(router: APIRouter) -> None:
+    inner = APIRouter()
+
+    @inner.get("/inner")
+    async def inside() -> None: ...
+
+    router.include_router(inner)
+
+
+def _with_a_plain_route(router: APIRouter) -> None:
+    router.add_route("/plain", lambda _: Response())
+
+
+@pytest.mark.parametrize(
+    "add", [_with_a_socket, _with_a_mount, _with_a_router_inside, _with_a_plain_route]
+)
+def test_what_no_guard_is_known_for_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, settings: ApiSettings, add: Callable[[APIRouter], None]
+) -> None:
+    router = APIRouter()
+    add(router)
+    monkeypatch.setattr(routes, "ROUTERS", [*routes.ROUTERS, router])
+    with pytest.raises(RuntimeError, match="No guard is known"):
+        create_app(settings)
+
+
+def test_nothing_is_served_but_what_the_routers_have(app: FastAPI) -> None:
+    assert len(app.routes) == len(routes.ROUTERS)
 
 
 @pytest.mark.parametrize("name", ["api_key", "X-API-Key", "access_token", "token", "ticket"])

@@ -6,7 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from taskflow_api.guards import OPEN_PATHS
+from taskflow_api.guards import OPEN_OPERATIONS
 from taskflow_api.routes import all_routes
 from taskflow_testing.problems import check_problem
 
@@ -266,7 +266,7 @@ GUARDED = sorted(
     (method, route.path)
     for route in all_routes()
     for method in route.methods or ()
-    if route.path not in OPEN_PATHS
+    if (method, route.path) not in OPEN_OPERATIONS
 )
 
 
