@@ -26,7 +26,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     """The service; its resources are born when its lifespan begins.
 
     Raises:
-        RuntimeError: a route has no guard, or something that is no route was to be served.
+        RuntimeError: a route has no guard.
+        TypeError: a router has something for which there is none.
     """
     refuse_unguarded(all_routes())
     app = FastAPI(

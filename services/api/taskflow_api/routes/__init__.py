@@ -43,11 +43,11 @@ def all_routes() -> list[APIRoute]:
     """Every route of the service, in the order in which they are tried.
 
     Raises:
-        RuntimeError: a router has something else, of which nobody knows who may ask it.
+        TypeError: a router has something else, of which nobody knows who may ask it.
     """
     found = []
     for route in (route for router in ROUTERS for route in router.routes):
         if not isinstance(route, APIRoute):
-            raise RuntimeError(f"No guard is known for {type(route).__name__} {route!r}.")
+            raise TypeError(f"No guard is known for {type(route).__name__} {route!r}.")
         found.append(route)
     return found

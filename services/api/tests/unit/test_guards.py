@@ -163,7 +163,7 @@ def test_what_no_guard_is_known_for_stops_the_start(
     router = APIRouter()
     add(router)
     monkeypatch.setattr(routes, "ROUTERS", [*routes.ROUTERS, router])
-    with pytest.raises(RuntimeError, match="No guard is known"):
+    with pytest.raises(TypeError, match="No guard is known"):
         create_app(settings)
 
 
