@@ -19,9 +19,6 @@ from taskflow_api.validation_problems import problems_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_BODY_DEPTH = MAX_DEPTH + 1
-"""A payload's own depth, and the object around it."""
-
 _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
@@ -88,19 +85,19 @@ def parse_json(body: bytes) -> Any:
         raise ProblemError(MALFORMED_BODY, "A number has too many digits.") from None
 
 
-_TOO_DEEP = f"The body is nested deeper than {MAX_BODY_DEPTH} levels."
+_TOO_DEEP = f"The body is nested deeper than {MAX_DEPTH} levels."
 
 
 def _refuse_depth(body: bytes) -> None:
     """Before parsing, which is recursive; the cheap count settles it for nearly every body."""
-    if body.count(b"[") + body.count(b"{") <= MAX_BODY_DEPTH:
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
     for token in _NESTING.finditer(body):
         first = body[token.start()]
         if first in b"[{":
             depth += 1
-            if depth > MAX_BODY_DEPTH:
+            if depth > MAX_DEPTH:
                 raise ProblemError(MALFORMED_BODY, _TOO_DEEP)
         elif first in b"]}":
             depth -= 1

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskflow_api.json_body import MAX_BODY_DEPTH, parse_json
+from taskflow.jobs.json_value import MAX_DEPTH
+from taskflow_api.json_body import parse_json
 from taskflow_api.problems import ProblemError
 
 SCALARS = (
@@ -33,7 +34,7 @@ def depth_of(value: Any) -> int:
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]))
 def test_json_is_read_as_it_was_written(value: Any, ascii_only: bool, indent: int | None) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode("utf-8")
-    if depth_of(value) <= MAX_BODY_DEPTH:
+    if depth_of(value) <= MAX_DEPTH:
         assert parse_json(body) == value
 
 
@@ -58,9 +59,15 @@ def test_any_text_of_brackets_and_quotes_is_json_or_a_400(text: str) -> None:
 @pytest.mark.parametrize("value", ["1", '"]"', '"\\"]]]"', '"[[[["', '{"[": "]"}'])
 def test_depth_is_counted_outside_of_strings(value: str) -> None:
     deeper = 1 if value.startswith("{") else 0
-    parse_json(nested(MAX_BODY_DEPTH - deeper, value))
+    parse_json(nested(MAX_DEPTH - deeper, value))
     with pytest.raises(ProblemError, match="deeper"):
-        parse_json(nested(MAX_BODY_DEPTH - deeper + 1, value))
+        parse_json(nested(MAX_DEPTH - deeper + 1, value))
+
+
+def test_a_body_may_have_32_levels() -> None:
+    assert depth_of(parse_json(nested(32))) == 32
+    with pytest.raises(ProblemError, match="deeper than 32 levels"):
+        parse_json(nested(33))
 
 
 def test_width_is_not_depth() -> None:
@@ -72,6 +79,6 @@ def test_width_is_not_depth() -> None:
 def test_a_member_that_is_named_twice_is_refused(name: str, other: str, value: Any) -> None:
     member = f"{json.dumps(name)}: {json.dumps(value)}"
     body = f"[{{{member}, {json.dumps(other + '!')}: 1, {member}}}]"
-    if depth_of(value) < MAX_BODY_DEPTH - 1:
+    if depth_of(value) < MAX_DEPTH - 1:
         with pytest.raises(ProblemError, match="twice"):
             parse_json(body.encode())

@@ -37,7 +37,7 @@ async def send(api: httpx.AsyncClient, body: bytes, **headers: str) -> httpx.Res
         b'{"type": "echo", "payload": {"n": -Infinity}}',
         b'{"type": "echo", "payload": {"n": %s}}' % (b"9" * 5000),
         b'{"type": "echo", "payload": {"n": 1%s}}' % (b"0" * 4300),
-        b'{"type": "echo", "payload": {"a": %s}}' % (b"[" * 40 + b"]" * 40),
+        b'{"type": "echo", "payload": {"a": %s}}' % (b"[" * 31 + b"]" * 31),
         b"[" * 100_000,
         b'{"a":' * 50_000,
         b'{"type": "echo", "payload": {"s": "\x01"}}',
