@@ -170,7 +170,7 @@ def test_the_previous_secret_is_accepted_and_signs_nothing() -> None:
         tokens(SECRET).read(before)
 
 
-def settings_with(**changes: str) -> ApiSettings:
+def settings_with(**changes: Any) -> ApiSettings:
     """What an API needs and no more."""
     return ApiSettings(
         _env_file=None,
