@@ -50,7 +50,6 @@ async def test_requests_go_on_under_a_share_of_the_limit(
             return await policy() == '"default";q=60;w=3600'
 
         await eventually(is_shared)
-        usual = statistics.median([await _timed(policy) for _ in range(15)])
         await redis_fault.begin(own_redis)
 
         answers: list[httpx.Response] = []
@@ -60,8 +59,6 @@ async def test_requests_go_on_under_a_share_of_the_limit(
 
         with capture_logs() as logged:
             taken = [await _timed(ask) for _ in range(30)]
-        assert max(taken) < usual + ANSWER_SECONDS + SLACK_SECONDS
-        assert statistics.median(taken) <= usual + ANSWER_SECONDS + MARGIN_SECONDS
         statuses = [answer.status_code for answer in answers]
         # 24, and those that Redis gave before it was broken through and through.
         granted = statuses.count(200)
@@ -75,6 +72,10 @@ async def test_requests_go_on_under_a_share_of_the_limit(
 
         await redis_fault.end(own_redis)
         await eventually(is_shared)
+        # Afterwards: a machine that is busy for a moment would have begun to count alone before.
+        usual = statistics.median([await _timed(policy) for _ in range(15)])
+        assert max(taken) < usual + ANSWER_SECONDS + SLACK_SECONDS
+        assert statistics.median(taken) <= usual + ANSWER_SECONDS + MARGIN_SECONDS
 
 
 async def _timed(call: Callable[[], Awaitable[object]]) -> float:
