@@ -49,8 +49,10 @@ async def connection(clean_database: str) -> AsyncIterator[asyncpg.Connection]:
 async def lane(real_servers: Servers) -> AsyncIterator[Lane]:
     lane = Lane(f"q{uuid4().hex[:12]}", Priority.MEDIUM)
     yield lane
+    # Emptied, not deleted: what is on the ladder still comes back, and would be unrouted.
     async with await aio_pika.connect(real_servers.amqp_url) as broker:
-        await (await broker.channel()).queue_delete(topology.lane_queue(lane))
+        channel = await broker.channel()
+        await (await channel.get_queue(topology.lane_queue(lane))).purge()
 
 
 def sleeping(tenant_id: UUID, lane: Lane, seconds: float = SECONDS) -> NewJob:
