@@ -106,8 +106,10 @@ async def test_what_is_there_is_counted_and_what_is_held_is_sent_after_a_downgra
     )
     kept = 6 * (JOB_BYTES + len('{"n": 1}')) + len('"abc"')
     assert [tuple(row) for row in counts] == [(2, kept, 1)]
-    sizes = await connection.fetch("SELECT DISTINCT content_bytes, result_bytes FROM jobs")
-    assert {tuple(row) for row in sizes} == {(8, None), (8, 5)}
+    sizes = await connection.fetch(
+        "SELECT DISTINCT payload_bytes, attribute_bytes, result_bytes FROM jobs"
+    )
+    assert {tuple(row) for row in sizes} == {(8, 0, None), (8, 0, 5)}
 
     await connection.execute("UPDATE jobs SET pointer_at = 'infinity' WHERE state = 'queued'")
     done = await alembic(checkout, empty_database, "downgrade", "0006")
@@ -133,8 +135,10 @@ async def test_what_is_there_is_counted_and_what_comes_says_its_size(
         assert after.returncode == 0, after.stderr
         # As a process of the version before does until it is stopped.
         await connection.execute(_JOB, '{"text": "later"}', None)
-        sizes = await connection.fetch("SELECT content_bytes, result_bytes FROM jobs ORDER BY id")
-        assert [tuple(row) for row in sizes] == [(17, 6), (0, None)]
+        sizes = await connection.fetch(
+            "SELECT payload_bytes, attribute_bytes, result_bytes FROM jobs ORDER BY id"
+        )
+        assert [tuple(row) for row in sizes] == [(17, 0, 6), (0, 0, None)]
         counted = await connection.fetchrow("SELECT waiting_jobs, kept_bytes FROM tenant_usage")
         assert counted is not None
         assert tuple(counted) == (1, JOB_BYTES + 17 + 6)

@@ -21,10 +21,10 @@ GRANTS = {
     TENANT: {
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT, DELETE",
-        "jobs": "UPDATE (content_bytes)",
+        "jobs": "UPDATE (payload_bytes, attribute_bytes)",
     },
     INTAKE: {
-        "jobs": "SELECT (content_bytes)",
+        "jobs": "SELECT (payload_bytes, attribute_bytes)",
         "tenant_quotas": "SELECT",
         "tenant_usage": "SELECT, INSERT, DELETE",
     },
@@ -47,7 +47,7 @@ COUNT = f"""
 INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
 SELECT tenant_id,
        count(*) FILTER (WHERE state IN {WAITING}),
-       sum(2048 + content_bytes + artifact_bytes + coalesce(result_bytes, 0)),
+       sum(2048 + payload_bytes + attribute_bytes + artifact_bytes + coalesce(result_bytes, 0)),
        count(*) FILTER (WHERE state = 'running')
 FROM jobs GROUP BY tenant_id
 """
@@ -55,19 +55,21 @@ FROM jobs GROUP BY tenant_id
 
 def upgrade() -> None:
     # One pass over the table for both; the results that are inline are counted in it. An UPDATE
-    # would write each of these rows once more, with an entry in every index. `content_bytes` is
-    # generated for what is there, from the payload and the metadata; from then on who stores a
-    # job says its size, which is that before sealing. A process of an older version says none.
+    # would write each of these rows once more, with an entry in every index. The sizes of payloads
+    # and attributes (the metadata alone) are generated for what is there; from then on who stores
+    # a job says them, as before sealing. A process of an older version says none.
     op.execute("ALTER TABLE jobs ADD result_bytes integer")
     op.execute("ALTER TABLE jobs ADD artifact_bytes bigint NOT NULL DEFAULT 0")
     op.execute(
-        "ALTER TABLE jobs ADD content_bytes integer NOT NULL GENERATED ALWAYS AS"
-        " (octet_length(payload::text)"
-        " + CASE metadata WHEN '{}' THEN 0 ELSE octet_length(metadata::text) END) STORED,"
+        "ALTER TABLE jobs ADD payload_bytes integer NOT NULL GENERATED ALWAYS AS"
+        " (octet_length(payload::text)) STORED,"
+        " ADD attribute_bytes integer NOT NULL GENERATED ALWAYS AS"
+        " (CASE metadata WHEN '{}' THEN 0 ELSE octet_length(metadata::text) END) STORED,"
         " ALTER result_bytes TYPE integer USING octet_length(result::text)"
     )
-    op.execute("ALTER TABLE jobs ALTER content_bytes DROP EXPRESSION")
-    op.execute("ALTER TABLE jobs ALTER content_bytes SET DEFAULT 0")
+    for column in ("payload_bytes", "attribute_bytes"):
+        op.execute(f"ALTER TABLE jobs ALTER {column} DROP EXPRESSION")
+        op.execute(f"ALTER TABLE jobs ALTER {column} SET DEFAULT 0")
     op.create_table(
         "tenant_quotas",
         sa.Column("tenant_id", sa.UUID(), nullable=False),
@@ -151,4 +153,7 @@ def downgrade() -> None:
         for statement in expose(table):
             op.execute(statement)
         op.drop_table(table)
-    op.execute("ALTER TABLE jobs DROP content_bytes, DROP result_bytes, DROP artifact_bytes")
+    op.execute(
+        "ALTER TABLE jobs DROP payload_bytes, DROP attribute_bytes,"
+        " DROP result_bytes, DROP artifact_bytes"
+    )

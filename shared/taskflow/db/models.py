@@ -102,9 +102,11 @@ jobs = Table(
     Column("state", _job_state, nullable=False),
     Column("payload", JSONB, nullable=False),
     # Counted by quotas: sizes before sealing, so that what is stored may change and they don't.
-    # The content is what the client has sent; the result's is NULL as long as there is none; the
-    # artifacts' is that of the attempts whose end was recorded.
-    Column("content_bytes", Integer, nullable=False, server_default=text("0")),
+    # The attributes are what else the client has sent in words: metadata, tags, name, description;
+    # the result's is NULL as long as there is none; the artifacts' is that of the attempts whose
+    # end was recorded.
+    Column("payload_bytes", Integer, nullable=False, server_default=text("0")),
+    Column("attribute_bytes", Integer, nullable=False, server_default=text("0")),
     Column("result_bytes", Integer),
     Column("artifact_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("name", Text),

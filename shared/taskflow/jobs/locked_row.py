@@ -21,9 +21,9 @@ from taskflow.jobs.usage import write_change
 # Columns by name: the answer of `*` changes with every migration, and a prepared statement whose
 # answer changes fails inside a transaction.
 _LOCK = """
-SELECT id, tenant_id, type, queue, priority, state, payload, content_bytes, name, description,
-       tags, metadata, unique_key, depends_on, has_dependents, run_at, expires_at, attempt,
-       worker_id, cancel_requested, created_at, updated_at
+SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, attribute_bytes,
+       name, description, tags, metadata, unique_key, depends_on, has_dependents, run_at,
+       expires_at, attempt, worker_id, cancel_requested, created_at, updated_at
 FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE
 """
 

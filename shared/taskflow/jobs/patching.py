@@ -1,7 +1,7 @@
 """What a client may change of a job that waits."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,9 +21,9 @@ from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 _PATCH = """
 UPDATE jobs
-SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, content_bytes = $6, tags = $7,
-    metadata = $8::jsonb, expires_at = $9,
-    pointer_at = CASE WHEN $10 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
+SET state = $2, priority = $3, run_at = $4, payload = $5::jsonb, payload_bytes = $6, tags = $7,
+    metadata = $8::jsonb, attribute_bytes = $9, expires_at = $10,
+    pointer_at = CASE WHEN $11 THEN CASE WHEN $2 = 'queued'::job_state THEN clock_timestamp() END
                       ELSE pointer_at END,
     updated_at = clock_timestamp()
 WHERE id = $1
@@ -70,7 +70,7 @@ async def patch(
         content = _content_of(row, change, ring)
         pointer = await _apply(connection, row, change, state, now, content=content)
         if room is not None:
-            await _count_growth(connection, row, room, content.counted_bytes)
+            await _count_growth(connection, row, room, content)
         # Names alone: what a job is about may be secret.
         after = {"changed": sorted(change.model_fields_set)}
         await audit(connection, row, origin, "change", after=after)
@@ -82,33 +82,34 @@ class _Content:
     """What is stored of what the client has sent, and what quotas count of it."""
 
     payload_json: str
+    payload_bytes: int
     tags: Sequence[str]
     metadata_json: str
-    counted_bytes: int
+    attribute_bytes: int
 
 
 def _content_of(row: Any, change: JobPatch, ring: SealingKeyRing) -> _Content:
-    """The content to store; a payload that isn't changed stays as it is, and isn't opened."""
-    tags = row["tags"] if change.tags is None else change.tags
-    metadata = json.loads(row["metadata"]) if change.metadata is None else change.metadata
-    attributes = _attributes_size(row, tags, metadata)
-    if change.payload is None:
-        payload_json = row["payload"]
-        before = _attributes_size(row, row["tags"], json.loads(row["metadata"]))
-        size = row["content_bytes"] - before + attributes
-    else:
+    """The content to store; a payload that isn't changed stays as it is, and isn't opened.
+
+    Nor is a size ever a difference to what is stored: PostgreSQL writes 1e308 as 309 digits, so
+    that who takes it away would gain more than it has counted for.
+    """
+    payload_json, payload_bytes = row["payload"], row["payload_bytes"]
+    if change.payload is not None:
         place = Place(row["tenant_id"], row["id"], Part.PAYLOAD)
         payload_json = ring.seal_json(place, json.dumps(change.payload))
-        size = payload_size(change.payload) + attributes
-    return _Content(payload_json, tags, json.dumps(metadata), size)
+        payload_bytes = payload_size(change.payload)
+    tags = row["tags"] if change.tags is None else change.tags
+    metadata = json.loads(row["metadata"]) if change.metadata is None else change.metadata
+    attribute_bytes = row["attribute_bytes"]
+    if change.model_fields_set & {"tags", "metadata"}:
+        attribute_bytes = attributes_size((row["name"], row["description"], *tags), metadata)
+    return _Content(payload_json, payload_bytes, tags, json.dumps(metadata), attribute_bytes)
 
 
-def _attributes_size(row: Any, tags: Sequence[str], metadata: Mapping[str, Any]) -> int:
-    return attributes_size((row["name"], row["description"], *tags), metadata)
-
-
-async def _count_growth(connection: Connection, row: Any, room: Room, content_bytes: int) -> None:
-    growth = content_bytes - row["content_bytes"]
+async def _count_growth(connection: Connection, row: Any, room: Room, content: _Content) -> None:
+    before = row["payload_bytes"] + row["attribute_bytes"]
+    growth = content.payload_bytes + content.attribute_bytes - before
     refusal = room.quotas.refusal(room.usage, growth, jobs=0) if growth > 0 else None
     if refusal is not None:
         raise refusal
@@ -139,9 +140,10 @@ async def _apply(
         priority,
         run_at,
         content.payload_json,
-        content.counted_bytes,
+        content.payload_bytes,
         content.tags,
         content.metadata_json,
+        content.attribute_bytes,
         expires_at,
         # A retrying job's pointer is somewhere on the ladder and finds its way by itself.
         moves and target is not JobState.RETRYING,

@@ -25,10 +25,10 @@ from taskflow.errors import (
 )
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
-from taskflow.jobs.quotas import JOB_BYTES, DefaultQuotas, attributes_size, judge, payload_size
+from taskflow.jobs.quotas import DefaultQuotas, attributes_size, judge, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
 from taskflow.jobs.states import LIVE, TERMINAL, JobState
-from taskflow.jobs.usage import count_changes
+from taskflow.jobs.usage import KEPT_OF_NEW_JOB, count_changes
 
 KEY_LIFETIME = "interval '24 hours'"
 
@@ -37,7 +37,7 @@ Answer = Submission | TaskFlowError
 
 _INPUT_COLUMNS = """
     id uuid, tenant_id uuid, type text, queue text, priority job_priority, payload jsonb,
-    content_bytes int,
+    payload_bytes int, attribute_bytes int,
     name text, description text, tags text[], metadata jsonb, unique_key text, depends_on uuid[],
     run_at timestamptz, delay_seconds float8, expires_at timestamptz, ttl_seconds float8,
     timeout_seconds float8, max_attempts int, path text, key text, fingerprint text,
@@ -46,7 +46,7 @@ _INPUT_COLUMNS = """
 # What is judged already ($3) is not looked at again.
 _FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kept="$6::bigint")
 
-_COUNT = count_changes("accepted", target="state", kept_bytes=f"{JOB_BYTES} + content_bytes")
+_COUNT = count_changes("accepted", target="state", kept_bytes=KEPT_OF_NEW_JOB)
 
 _SUBMIT = f"""
 WITH input AS (
@@ -60,7 +60,7 @@ WITH input AS (
                    ELSE 'queued' END::job_state AS state
     FROM input
 ), asked AS (
-    SELECT tenant_id, count(*) AS jobs, sum({JOB_BYTES} + content_bytes) AS kept_bytes
+    SELECT tenant_id, count(*) AS jobs, sum({KEPT_OF_NEW_JOB}) AS kept_bytes
     FROM placed GROUP BY tenant_id
 ), far AS ({_FAR}
 ), admitted AS (
@@ -76,16 +76,18 @@ WITH input AS (
     RETURNING job_id
 ), accepted AS (
     INSERT INTO jobs
-        (id, tenant_id, type, queue, priority, state, payload, content_bytes, name, description,
-         tags, metadata, unique_key, depends_on, run_at, expires_at, timeout_seconds,
-         max_attempts, attempt_limit, pointer_at)
-    SELECT id, tenant_id, type, queue, priority, state, payload, content_bytes, name, description,
-           tags, metadata, unique_key, depends_on, due_at, ends_at, timeout_seconds,
-           max_attempts, max_attempts, CASE WHEN $2 AND state = 'queued' THEN now() END
+        (id, tenant_id, type, queue, priority, state, payload, payload_bytes, attribute_bytes,
+         name, description, tags, metadata, unique_key, depends_on, run_at, expires_at,
+         timeout_seconds, max_attempts, attempt_limit, pointer_at)
+    SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, attribute_bytes,
+           name, description, tags, metadata, unique_key, depends_on, due_at, ends_at,
+           timeout_seconds, max_attempts, max_attempts,
+           CASE WHEN $2 AND state = 'queued' THEN now() END
     FROM admitted
     WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, content_bytes
+    RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, payload_bytes,
+              attribute_bytes
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, target, attempt)
     SELECT id, tenant_id, 'submit', state, 0 FROM accepted
@@ -211,7 +213,8 @@ def _refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID,
     refused: dict[UUID, Answer] = {}
     for tenant_id, room in rooms.items():
         own = [job for job in batch if job.tenant_id == tenant_id]
-        judged = judge(room.quotas, room.usage, (_content_size(job) for job in own))
+        sizes = (payload_size(job.payload) + _attributes_size(job) for job in own)
+        judged = judge(room.quotas, room.usage, sizes)
         refused |= {
             job.id: refusal for job, refusal in zip(own, judged, strict=True) if refusal is not None
         }
@@ -408,9 +411,8 @@ def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:
     return json.dumps([_row(job, blocked=blocked) for job in jobs])
 
 
-def _content_size(job: NewJob) -> int:
-    texts = (job.name, job.description, *job.tags)
-    return payload_size(job.payload) + attributes_size(texts, job.metadata)
+def _attributes_size(job: NewJob) -> int:
+    return attributes_size((job.name, job.description, *job.tags), job.metadata)
 
 
 def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
@@ -422,7 +424,8 @@ def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
         "queue": job.queue,
         "priority": job.priority,
         "payload": job.payload if job.sealed_payload is None else job.sealed_payload,
-        "content_bytes": _content_size(job),
+        "payload_bytes": payload_size(job.payload),
+        "attribute_bytes": _attributes_size(job),
         "name": job.name,
         "description": job.description,
         "tags": list(job.tags),

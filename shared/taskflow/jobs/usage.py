@@ -47,7 +47,8 @@ def count_changes(
     """
 
 
-KEPT_OF_JOB = f"{JOB_BYTES} + content_bytes + artifact_bytes + coalesce(result_bytes, 0)"
+KEPT_OF_NEW_JOB = f"{JOB_BYTES} + payload_bytes + attribute_bytes"
+KEPT_OF_JOB = f"{KEPT_OF_NEW_JOB} + artifact_bytes + coalesce(result_bytes, 0)"
 """What a row of `jobs` counts for, as long as there is one."""
 
 _WRITE = """

@@ -33,9 +33,9 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
             "SELECT": "*",
             "INSERT": "*",
             "DELETE": "*",
-            "UPDATE": "attempt_limit cancel_requested content_bytes error expires_at finished_at"
-            " has_dependents metadata payload pointer_at priority progress_message progress_percent"
-            " run_at state tags updated_at",
+            "UPDATE": "attempt_limit attribute_bytes cancel_requested error expires_at finished_at"
+            " has_dependents metadata payload payload_bytes pointer_at priority progress_message"
+            " progress_percent run_at state tags updated_at",
         },
         "job_events": {"SELECT": "*", "INSERT": "*", "DELETE": "*"},
         "job_attempts": {"SELECT": "*", "DELETE": "*"},
@@ -74,8 +74,8 @@ RIGHTS: dict[DatabaseRole, dict[str, dict[str, str]]] = {
     },
     INTAKE: {
         "jobs": {
-            "SELECT": "content_bytes created_at expires_at id max_attempts pointer_at queue run_at"
-            " state tenant_id timeout_seconds",
+            "SELECT": "attribute_bytes created_at expires_at id max_attempts payload_bytes"
+            " pointer_at queue run_at state tenant_id timeout_seconds",
             "INSERT": "*",
         },
         "job_events": {"SELECT": "event job_id target", "INSERT": "*"},

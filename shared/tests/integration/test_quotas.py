@@ -203,6 +203,26 @@ async def test_what_is_said_of_a_job_counts(jobs: Jobs, submit_one: Submit) -> N
     assert await counted_wrongly(jobs) == []
 
 
+@pytest.mark.parametrize("is_old", [False, True])
+async def test_who_takes_away_what_counted_for_less_gains_nothing(
+    jobs: Jobs, *, is_old: bool
+) -> None:
+    # PostgreSQL writes each of these numbers as 309 digits.
+    job_id = await jobs.submit(tags=["x" * 64], metadata={"e": [1e308] * 100})
+    if is_old:
+        # As a process of a version before quotas stores it.
+        forget = "UPDATE jobs SET payload_bytes = 0, attribute_bytes = 0 WHERE id = $1"
+        await jobs.connection.execute(forget, job_id)
+        await mend(jobs.connection)
+
+    changes = JobPatch(priority=Priority.HIGH), JobPatch(tags=[]), JobPatch(metadata={})
+    for change in changes:
+        await patching.patch(jobs.connection, TENANT, job_id, change, UNSEALED, if_version=None)
+        assert await counted_wrongly(jobs) == []
+
+    assert await used(jobs) == Usage(1, JOB_BYTES if is_old else JOB)
+
+
 @pytest.mark.parametrize("changes", [{}, {"unique_key": "k"}])
 async def test_what_a_registration_made_may_keep_less(
     jobs: Jobs, submit_one: Submit, changes: dict[str, Any]

@@ -6,7 +6,8 @@ WITH actual AS (
     SELECT tenant_id,
            count(*) FILTER (WHERE state IN ('blocked', 'queued', 'retrying', 'scheduled'))
                AS waiting_jobs,
-           sum(2048 + content_bytes + artifact_bytes + coalesce(result_bytes, 0)) AS kept_bytes,
+           sum(2048 + payload_bytes + attribute_bytes + artifact_bytes
+               + coalesce(result_bytes, 0)) AS kept_bytes,
            count(*) FILTER (WHERE state = 'running') AS running_jobs,
            min(id::text) AS first_job
     FROM jobs GROUP BY tenant_id
