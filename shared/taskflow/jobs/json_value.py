@@ -4,6 +4,9 @@ import math
 from typing import Any
 
 MAX_DEPTH = 32
+MAX_ZEROS = 256 * 1024
+"""How many further digits a value may have once its numbers are written without exponents, which
+is how PostgreSQL gives them to all who read it: 250 KB of `1e308,` would be 13 MB there."""
 
 Problem = tuple[str, str]
 """A JSON pointer (RFC 6901) and what is wrong there."""
@@ -32,6 +35,16 @@ def find_problem(value: Any, pointer: str = "", depth: int = 0) -> Problem | Non
     if depth >= MAX_DEPTH:
         return pointer, f"must not be nested deeper than {MAX_DEPTH} levels"
     return _find_in_members(value, pointer, depth)
+
+
+def zeros_of_exponents(value: Any) -> int:
+    """How many further digits the numbers in `value` take, at most, without their exponents."""
+    if isinstance(value, float):
+        _, _, exponent = repr(value).partition("e")
+        return abs(int(exponent)) if exponent else 0
+    if isinstance(value, dict):
+        return sum(map(zeros_of_exponents, value.values()))
+    return sum(map(zeros_of_exponents, value)) if isinstance(value, list) else 0
 
 
 def _find_in_members(value: dict[str, Any] | list[Any], pointer: str, depth: int) -> Problem | None:

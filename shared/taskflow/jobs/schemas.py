@@ -19,7 +19,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from taskflow.jobs.json_value import find_problem, text_problem
+from taskflow.jobs.json_value import (
+    MAX_ZEROS,
+    find_problem,
+    text_problem,
+    zeros_of_exponents,
+)
 from taskflow.jobs.states import JobEvent, JobState, Priority
 from taskflow.jobs.worker_state import WorkerState
 
@@ -45,6 +50,8 @@ def _storable_text(value: str) -> str:
 
 def _storable_json(value: Any) -> Any:
     problem = find_problem(value)
+    if not problem and zeros_of_exponents(value) > MAX_ZEROS:
+        problem = "", f"must not have numbers whose exponents stand for over {MAX_ZEROS} digits"
     if problem:
         pointer, detail = problem
         # The pointer goes on from the member's own, which only the model knows.
@@ -54,8 +61,10 @@ def _storable_json(value: Any) -> Any:
 
 
 def _small_enough(value: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(value)) > MAX_METADATA_BYTES:
-        raise ValueError(f"must not be longer than {MAX_METADATA_BYTES} bytes as JSON")
+    if len(json.dumps(value)) + zeros_of_exponents(value) > MAX_METADATA_BYTES:
+        raise ValueError(
+            f"must not be longer than {MAX_METADATA_BYTES} bytes as JSON without exponents"
+        )
     return value
 
 
