@@ -10,6 +10,8 @@ from taskflow import Fail, JobContext, job
 LONGEST_SLEEP_SECONDS = 86_400.0
 REPORTS = 100
 LEAST_STEP_SECONDS = 0.2
+MOST_FAILURES = 1_000_000
+"""Far more than there are attempts. Each of them writes the number down, in rows and in its log."""
 
 
 class Echo(BaseModel):
@@ -27,7 +29,7 @@ class Sleep(BaseModel):
 class Flaky(BaseModel):
     """How often to fail before it works; or to fail for good at once."""
 
-    fail_times: int = Field(1, ge=0)
+    fail_times: int = Field(1, ge=0, le=MOST_FAILURES)
     permanent: bool = False
 
 

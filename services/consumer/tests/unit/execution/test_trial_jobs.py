@@ -68,6 +68,13 @@ async def test_flaky_fails_as_often_as_it_is_told_and_then_works(harness: Harnes
     assert by_default.kind is OutcomeKind.RETRYABLE
 
 
+async def test_flaky_writes_no_number_of_any_length_down(harness: Harness) -> None:
+    outcome = await _run(harness, "flaky", {"fail_times": 10**4000})
+    assert outcome.error is not None
+    assert outcome.error.type == "invalid_payload"
+    assert len(outcome.error.message) < 500
+
+
 async def test_flaky_can_fail_for_good(harness: Harness) -> None:
     outcome = await _run(harness, "flaky", {"permanent": True})
     assert outcome.kind is OutcomeKind.FAILED
