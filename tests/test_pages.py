@@ -48,6 +48,23 @@ def test_the_headings_that_a_page_leads_to_exist(page: Path) -> None:
         assert heading in slugs, heading
 
 
+@pytest.fixture(scope="module")
+def tests() -> set[str]:
+    """The names of all tests, and of their files."""
+    folders = ("shared", "services", "deploy", "migrations", "tests")
+    files = [path for folder in folders for path in ROOT.joinpath(folder).rglob("test_*.py")]
+    texts = "".join(path.read_text() for path in files)
+    return {path.name for path in files} | set(
+        re.findall(r"^(?:async )?def (test_\w+)", texts, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_tests_that_prove_what_a_page_says_exist(page: Path, tests: set[str]) -> None:
+    for name in re.findall(r"\btest_\w+(?:\.py)?", page.read_text()):
+        assert name in tests, name
+
+
 def test_what_an_operator_is_to_look_for_is_what_the_code_says() -> None:
     code = "".join(
         path.read_text()
