@@ -1,5 +1,6 @@
 """The layers that a request meets before anything of it is read."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from taskflow.settings import ApiSettings
+from taskflow_api import app as app_module
 from taskflow_api.app import create_app
 from taskflow_testing.problems import check_problem
 
@@ -75,6 +77,20 @@ async def test_names_are_a_setting() -> None:
             assert (await api.get("/healthz", headers={"Host": host})).status_code == 200
         for host in ("localhost", "apps.example.com", "evilapps.example.com"):
             assert (await api.get("/healthz", headers={"Host": host})).status_code == 421
+
+
+async def test_a_request_is_given_up_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert app_module.REQUEST_SECONDS == 60
+    monkeypatch.setattr(app_module, "REQUEST_SECONDS", 0.05)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with door() as api, asyncio.timeout(30):
+        headers = {"Content-Type": "application/json"}
+        answer = await api.post("/api/v1/auth/token", content=body(), headers=headers)
+    check_problem(answer, 408, "request_timeout")
 
 
 async def test_an_address_may_ask_so_often_and_no_more() -> None:
