@@ -47,8 +47,8 @@ _password = OAuth2PasswordBearer(
     scopes={
         Scope.JOBS_READ: "Read jobs and their logs.",
         Scope.JOBS_WRITE: "Submit, change, cancel, retry and delete jobs.",
-        Scope.QUEUES_WRITE: "Pause and resume queues.",
-        Scope.ADMIN: "Keys, users and the audit log, and all of the above.",
+        Scope.QUEUES_WRITE: "Reserved: nothing needs it yet.",
+        Scope.ADMIN: "Keys and the audit log, and all of the above.",
     },
     auto_error=False,
 )

@@ -12,7 +12,7 @@ class Scope(StrEnum):
     QUEUES_WRITE = "queues:write"
     """Reserved: no route needs it yet."""
     ADMIN = "admin"
-    """Keys, users and the audit log; it holds all the others."""
+    """Keys and the audit log; it holds all the others."""
 
 
 ALL_SCOPES = frozenset(Scope)
