@@ -113,8 +113,9 @@ class Source:
 
     def _name_to_call(self, function: Function) -> str:
         parent = self._parents[function]
-        is_init = function.name == "__init__" and isinstance(parent, ast.ClassDef)
-        return parent.name if is_init else function.name
+        if isinstance(parent, ast.ClassDef) and function.name == "__init__":
+            return parent.name
+        return function.name
 
     def _is_fixed(self, node: ast.expr) -> bool:  # noqa: C901, PLR0911 - a case for each kind
         match node:
