@@ -78,6 +78,31 @@ async def test_requests_go_on_under_a_share_of_the_limit(
         assert statistics.median(taken) <= usual + ANSWER_SECONDS + MARGIN_SECONDS
 
 
+async def test_who_finds_redis_frozen_waits_fifty_milliseconds_for_it(
+    start: Any, own_redis: Server
+) -> None:
+    """Once of a few times: a machine that has other things to do makes it only longer."""
+    async with start(redis_url=own_redis.url) as api:
+
+        async def ask() -> httpx.Response:
+            return await api.get(WORKERS)
+
+        async def is_shared() -> bool:
+            return "q=300000" in (await ask()).headers["RateLimit-Policy"]
+
+        waited = []
+        for _ in range(10):
+            await eventually(is_shared)
+            usual = statistics.median([await _timed(ask) for _ in range(5)])
+            own_redis.freeze()
+            waited.append(await _timed(ask) - usual)
+            assert not await is_shared()
+            own_redis.thaw()
+            if ANSWER_SECONDS / 2 < waited[-1] < ANSWER_SECONDS + MARGIN_SECONDS:
+                return
+        pytest.fail(f"it took {waited} s more than usual")
+
+
 async def _timed(call: Callable[[], Awaitable[object]]) -> float:
     began = time.perf_counter()
     await call()
