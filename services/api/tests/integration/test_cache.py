@@ -29,6 +29,8 @@ SECRET = "of_at_least_thirty_two_characters"
 TENANT = uuid4()
 SLACK_SECONDS = 1.0
 """For a machine that has other things to do. What nothing ends takes far longer."""
+MARGIN_SECONDS = 0.02
+"""What a read takes beside its wait."""
 
 Open = Callable[..., Cache]
 
@@ -265,6 +267,30 @@ async def test_redis_away_costs_one_moment_fifty_milliseconds_and_no_other_anyth
     assert time.perf_counter() - began < ANSWER_SECONDS + SLACK_SECONDS
     await redis_fault.end(own_redis)
     await eventually(is_kept)
+
+
+async def test_who_finds_redis_frozen_waits_fifty_milliseconds_for_it(
+    open_cache: Open, own_redis: Server
+) -> None:
+    """Once of a few times: a machine that has other things to do makes it only longer."""
+    cache = open_cache(own_redis.url)
+    names = iter(range(10_000))
+
+    async def is_kept() -> bool:
+        name, source = f"{next(names)}", Source()
+        await timed(cache, name, source)
+        await timed(cache, name, source)
+        return source.loads == 1
+
+    waited = []
+    for _ in range(10):
+        await eventually(is_kept)
+        own_redis.freeze()
+        waited.append(await timed(cache, f"{next(names)}", Source()))
+        own_redis.thaw()
+        if ANSWER_SECONDS / 2 < waited[-1] < ANSWER_SECONDS + MARGIN_SECONDS:
+            return
+    pytest.fail(f"it took {waited} s")
 
 
 async def test_who_waits_for_another_goes_on_when_redis_freezes(
