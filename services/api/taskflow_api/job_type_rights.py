@@ -5,7 +5,7 @@ from uuid import UUID
 
 from taskflow.access.tenants import is_registered
 from taskflow.db.tenants import DEFAULT_TENANT_ID
-from taskflow.errors import TaskFlowError
+from taskflow.errors import InvalidContent, TaskFlowError
 from taskflow_api.database_access import Lookups
 from taskflow_api.recent import Recent
 
@@ -13,6 +13,9 @@ FRESH_SECONDS = 5.0
 """For how long it is believed how a tenant came to be; the operator may make it one of its own."""
 
 ANY_TYPE = "*"
+
+MOST_ATTEMPTS = 10
+"""Of a job of theirs: each attempt leaves rows and a log that no quota counts."""
 
 
 class JobTypeNotAllowed(TaskFlowError):
@@ -46,6 +49,26 @@ class JobTypeRights:
             return
         if await self._registered.get(tenant_id):
             raise JobTypeNotAllowed(job_type)
+
+    async def require_attempts(self, tenant_id: UUID, attempts: int | None) -> None:
+        """Pass where a job of the tenant's may have so many attempts; None: its type's own number.
+
+        Raises:
+            InvalidContent: it may not.
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        if (attempts or 0) <= MOST_ATTEMPTS or tenant_id == DEFAULT_TENANT_ID:
+            return
+        if await self._registered.get(tenant_id):
+            raise InvalidContent(
+                "The job would have more attempts than it may.",
+                [
+                    (
+                        "/max_attempts",
+                        f"is at most {MOST_ATTEMPTS} for tenants that came to be by a registration",
+                    )
+                ],
+            )
 
     async def _is_registered(self, tenant_id: UUID) -> bool:
         async with self._lookups.connection() as connection:

@@ -82,6 +82,7 @@ async def submit_job(
 
     try:
         await resources.job_type_rights.require(caller.tenant_id, wanted.type)
+        await resources.job_type_rights.require_attempts(caller.tenant_id, wanted.max_attempts)
         defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
     except (InvalidContent, UnknownJobType, JobTypeNotAllowed):
         # It may have been accepted before its times ran out, or its type or the settings changed.

@@ -54,6 +54,16 @@ async def test_who_has_registered_may_have_jobs_for_trials_and_no_others(
     assert await connection.fetchval("SELECT count(*) FROM jobs") == 1
 
 
+async def test_a_strangers_job_is_not_tried_for_ever(api: httpx.AsyncClient) -> None:
+    stranger = await strangers_key(api)
+    for headers, attempts, status in ((stranger, 10, 202), (stranger, 11, 422), ({}, 1_000, 202)):
+        body = {"type": "echo", "max_attempts": attempts}
+        answer = await api.post(JOBS, json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        if status == 422:
+            assert answer.json()["errors"][0]["pointer"] == "/max_attempts"
+
+
 async def test_tenants_of_the_operator_may_have_all(
     api: httpx.AsyncClient, connection: asyncpg.Connection
 ) -> None:
