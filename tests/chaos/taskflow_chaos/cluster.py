@@ -15,11 +15,11 @@ import asyncpg
 from taskflow import api_key
 from taskflow_chaos.handlers import EFFECTS_VARIABLE
 from taskflow_chaos.keeper import Keeper
-from taskflow_chaos.servers import Server, ServerSet, four_servers
 from taskflow_chaos.service_logs import ServiceLogs
 from taskflow_local.ports import LOOPBACK, choose_free
 from taskflow_local.services import is_green
 from taskflow_local.supervisor import MARKER
+from taskflow_testing.own_servers import Server, ServerSet, four_servers
 from taskflow_testing.tcp_proxy import TcpProxy
 
 ROLES = ("api", "consumer", "scheduler")

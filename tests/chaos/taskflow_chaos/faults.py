@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 from taskflow_chaos import backends, small_disk
 from taskflow_chaos.keeper import Keeper
 from taskflow_chaos.rabbitmqctl import rabbitmqctl
-from taskflow_chaos.servers import Server, ServerBroke
 from taskflow_chaos.stage import Stage
+from taskflow_testing.own_servers import Server, ServerBroke
 from taskflow_testing.tcp_proxy import TcpProxy
 
 DATABASE_DISK = Path("servers/postgres")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskflow_chaos import processes
+from taskflow_testing import processes
 
 RESTART_SECONDS = 0.1
 """Between an end and the next start, systemd's default."""

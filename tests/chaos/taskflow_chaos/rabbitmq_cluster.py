@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from taskflow_chaos.balancer import Balancer
 from taskflow_chaos.epmd import NameServer
-from taskflow_chaos.servers import Server, ServerSet, four_servers
 from taskflow_local.component import Program
 from taskflow_local.ports import LOOPBACK, Port, choose_free
 from taskflow_local.private_file import write_private
 from taskflow_local.rabbitmq import RabbitMQ
+from taskflow_testing.own_servers import Server, ServerSet, four_servers
 from taskflow_testing.tcp_proxy import TcpProxy
 
 NODES = 3

@@ -4,8 +4,8 @@ import asyncio
 import os
 import subprocess
 
-from taskflow_chaos.servers import Server
 from taskflow_local import system_packages
+from taskflow_testing.own_servers import Server
 
 LIMIT_SECONDS = 60.0
 

@@ -6,16 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-
-class Versions(BaseModel):
-    """What it ran on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    postgresql: str
-    rabbitmq: str
-    python: str
-    cores: int
+from taskflow_testing.versions import Versions
 
 
 class Result(BaseModel):

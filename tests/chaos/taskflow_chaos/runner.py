@@ -1,30 +1,24 @@
 """Running one scenario from its empty folder to its result."""
 
 import asyncio
-import os
-import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from taskflow_chaos.client import Client
-from taskflow_chaos.cluster import Cluster, running_cluster
+from taskflow_chaos.cluster import running_cluster
 from taskflow_chaos.errors import CannotRun
-from taskflow_chaos.reaper import reaped
-from taskflow_chaos.result import Result, Versions, percentile
+from taskflow_chaos.result import Result, percentile
 from taskflow_chaos.sampler import LEASES_ARE_FRESH, LeaseSampler
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.small_disk import unmount_below
 from taskflow_chaos.stage import Stage
 from taskflow_chaos.verification import complaint, verify
 from taskflow_chaos.workload import plan
-from taskflow_local.leftovers import end_leftovers
-from taskflow_local.processes import is_alive
+from taskflow_testing.reaper import reaped
+from taskflow_testing.run_folders import new_run_folder
+from taskflow_testing.versions import Versions, versions_of
 
 _MILLISECONDS = 1_000
 
@@ -42,7 +36,8 @@ async def run(
     The result, and the folder with all logs and data, which is the caller's to delete.
     A scenario that breaks has failed; what broke it is among the result's `failures`.
     """
-    folder = await asyncio.to_thread(_new_folder, checkout, scenario.id)
+    runs = checkout / ".taskflow" / "chaos" / "runs"
+    folder = await asyncio.to_thread(new_run_folder, runs, scenario.id)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -86,7 +81,7 @@ async def _run_on_cluster(
 ) -> Result:
     async with running_cluster(folder, scenario.layout, checkout) as cluster:
         say("servers and services run")
-        versions = await _versions(cluster)
+        versions = await versions_of(cluster.servers)
         async with Client(cluster.api_urls, cluster.api_key, report.seed) as client:
             jobs = plan(report.seed, report.jobs, scenario.mix)
             stage = Stage(cluster, client, jobs, report.seed, say=say)
@@ -175,38 +170,6 @@ def _summed_up(
     )
 
 
-async def _versions(cluster: Cluster) -> Versions:
-    connection = await cluster.connect()
-    try:
-        postgresql = str(await connection.fetchval("SHOW server_version"))
-    finally:
-        await connection.close()
-    url = httpx.URL(cluster.servers.rabbitmq_management_url)
-    async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.get(url.join("/api/overview"), auth=(url.username, url.password))
-    return Versions(
-        postgresql=postgresql,
-        rabbitmq=str(answer.raise_for_status().json()["rabbitmq_version"]),
-        python=platform.python_version(),
-        cores=len(os.sched_getaffinity(0)),
-    )
-
-
 def _few(lines: list[str], what: str, shown: int = 5) -> list[str]:
     """The first of many lines, and how many there are."""
     return [] if not lines else [f"{len(lines)} {what}, such as:", *lines[:shown]]
-
-
-def _new_folder(checkout: Path, scenario_id: str) -> Path:
-    """A folder for this run; those of the scenario whose runs have ended are deleted."""
-    runs = checkout / ".taskflow" / "chaos" / "runs"
-    for path in runs.glob(f"{scenario_id}-*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not is_alive(int(owner)):
-            end_leftovers(path)
-            unmount_below(path)
-            shutil.rmtree(path, ignore_errors=True)
-    folder = runs / f"{scenario_id}-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder

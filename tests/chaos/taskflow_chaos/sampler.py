@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 
 from taskflow.doctor.invariants import Finding, load, run
-from taskflow_chaos.servers import Server
+from taskflow_testing.own_servers import Server
 
 LEASES_ARE_FRESH = "I10"
 _PERIOD_SECONDS = 1.0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taskflow_chaos.errors import CannotRun
+from taskflow_testing.run_folders import unmount_below
 
 _BALLAST = "ballast"
 _CHUNKS = (1024 * 1024, 4096)
@@ -16,7 +17,7 @@ _CHUNKS = (1024 * 1024, 4096)
 def small_disk(path: Path, mib: int) -> Iterator[None]:
     """A disk of its own at `path` during the block. What is on it is gone afterwards.
 
-    Where the suite is killed its reaper calls `unmount_below`.
+    Where the suite is killed its reaper unmounts it.
 
     Raises:
         CannotRun: we may not mount here.
@@ -30,16 +31,6 @@ def small_disk(path: Path, mib: int) -> Iterator[None]:
         yield
     finally:
         unmount_below(path)
-
-
-def unmount_below(folder: Path) -> None:
-    """Unmount whatever is mounted at or below a folder; usually nothing."""
-    real = folder.resolve()
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        mount_point = Path(line.split()[4])
-        if mount_point.is_relative_to(real):
-            # Lazily: a process that still has its working directory there must not hold it up.
-            subprocess.run(["umount", "--lazy", str(mount_point)], check=True)
 
 
 def fill(path: Path) -> None:

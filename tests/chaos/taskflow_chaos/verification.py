@@ -15,7 +15,7 @@ from taskflow.doctor.invariants import Evidence, Finding, run
 from taskflow_chaos.client import Accepted
 from taskflow_chaos.cluster import Cluster
 from taskflow_chaos.effects import Effect, read_effects
-from taskflow_chaos.servers import ServerSet
+from taskflow_testing.own_servers import ServerSet
 
 _SHOWN = 3
 _MOST_DEAD_MESSAGES = 20_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_chaos import processes
 from taskflow_chaos.keeper import Keeper
 from taskflow_local.processes import is_alive
+from taskflow_testing import processes
 from taskflow_testing.waiting import eventually
 
 # Says that it is there, has a child, and ends well when it is asked to.

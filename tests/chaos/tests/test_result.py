@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_chaos.result import Result, Versions, percentile
+from taskflow_chaos.result import Result, percentile
 from taskflow_chaos.scorecard import render, row, update, update_file
+from taskflow_testing.versions import Versions
 
 
 def result_of(scenario: str, **changes: object) -> Result:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from taskflow_chaos.errors import CannotRun
-from taskflow_chaos.small_disk import fill, free_bytes, make_room, small_disk, unmount_below
+from taskflow_chaos.small_disk import fill, free_bytes, make_room, small_disk
+from taskflow_testing.run_folders import unmount_below
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,16 @@ class Servers:
 
 
 class ServiceProcess:
-    """`python -m <module>` with its output in a file. It is not bound to any event loop."""
+    """A command with its output in a file. It is not bound to any event loop."""
 
-    def __init__(self, name: str, module: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
         self.name = name
         self.log_path = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                command,
                 # Away from any .env that is not the test's.
                 cwd=log.parent,
                 env=dict(environment),
@@ -232,7 +234,8 @@ class Services:
         number = len(self.processes) + 1
         log = self._folder / f"{number:02d}-{name}.log"
         environment = self.environment(**settings)
-        process = ServiceProcess(f"{name} ({number})", f"taskflow_{name}", environment, log)
+        command = [sys.executable, "-m", f"taskflow_{name}"]
+        process = ServiceProcess(f"{name} ({number})", command, environment, log)
         self.processes.append(process)
         return process
 

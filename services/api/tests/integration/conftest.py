@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 from taskflow.jobs.workers import JobTypeRegistration, register_job_types
 from taskflow.settings import ApiSettings
 from taskflow_api.app import create_app
-from taskflow_chaos.servers import Server
 from taskflow_local import redis
 from taskflow_local.ports import LOOPBACK, choose_free
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
+from taskflow_testing.own_servers import Server
 from taskflow_testing.services import Servers
 
 API_KEY = "tf_live_testing_only"

@@ -21,7 +21,7 @@ from taskflow_api.cache.cache import Cache
 from taskflow_api.cache.room import ENTRY_BYTES
 from taskflow_api.cache.seals import Seals
 from taskflow_api.cache.store import ANSWER_SECONDS, CacheAway, CacheStore, Patience
-from taskflow_chaos.servers import Server
+from taskflow_testing.own_servers import Server
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 

@@ -24,11 +24,11 @@ from taskflow.object_store import ObjectStore
 from taskflow_api import job_types
 from taskflow_api.cache import store as store_module
 from taskflow_api.rate_limits import shared_buckets
-from taskflow_chaos.servers import Server
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.clients import open_store
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
+from taskflow_testing.own_servers import Server
 from taskflow_testing.waiting import eventually
 
 JOBS = "/api/v1/jobs"

@@ -20,7 +20,7 @@ from taskflow_api.rate_limits.shared_buckets import (
     SharedBucketsAway,
 )
 from taskflow_api.rate_limits.takes import Bucket, Take, Taken
-from taskflow_chaos.servers import Server
+from taskflow_testing.own_servers import Server
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 

@@ -3,8 +3,8 @@
 import asyncio
 
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.servers import Outage
 from taskflow_chaos.stage import Stage
+from taskflow_testing.own_servers import Outage
 
 KILLS = 5
 BEFORE_KILL_SECONDS = 1.0

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from taskflow_chaos.rabbitmqctl import rabbitmqctl
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.servers import Outage
 from taskflow_chaos.stage import Stage, pace
+from taskflow_testing.own_servers import Outage
 
 BEFORE_ALARM_SECONDS = 3.0
 ALARM_SECONDS = 60.0

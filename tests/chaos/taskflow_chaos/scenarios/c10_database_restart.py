@@ -5,8 +5,8 @@ import time
 
 from taskflow_chaos import faults
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.servers import Outage
 from taskflow_chaos.stage import Stage
+from taskflow_testing.own_servers import Outage
 
 RESTARTS = 10
 BEFORE_RESTART_SECONDS = 1.0

@@ -18,9 +18,9 @@ from taskflow_chaos.handlers import CHATTY_LINES
 from taskflow_chaos.job_logs import JSON_LINES, LogAudit, log_path
 from taskflow_chaos.reading import Readings, reading
 from taskflow_chaos.scenario import Scenario
-from taskflow_chaos.servers import Outage
 from taskflow_chaos.stage import Stage
 from taskflow_chaos.workload import PlannedJob
+from taskflow_testing.own_servers import Outage
 
 AWAY_SECONDS = 60.0
 SLOW_SECONDS = 5.0

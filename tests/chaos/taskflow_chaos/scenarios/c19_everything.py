@@ -26,10 +26,10 @@ from taskflow_chaos.job_logs import LogAudit
 from taskflow_chaos.reading import jobs_read
 from taskflow_chaos.scenario import Scenario
 from taskflow_chaos.scenarios.c18_cancel_race import contested
-from taskflow_chaos.servers import Outage
 from taskflow_chaos.small_disk import small_disk
 from taskflow_chaos.stage import Stage
 from taskflow_chaos.workload import Mix, PlannedJob
+from taskflow_testing.own_servers import Outage
 
 SECONDS = 900.0
 JOBS = 20_000

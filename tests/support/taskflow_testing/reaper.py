@@ -1,4 +1,4 @@
-"""Ends what a suite leaves running that was itself killed: `python -m taskflow_chaos.reaper DIR`.
+"""Ends what a suite leaves running that was itself killed: `python -m taskflow_testing.reaper DIR`.
 
 It waits for the end of its standard input, the other end of which the suite alone holds.
 """
@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from taskflow_chaos.small_disk import unmount_below
 from taskflow_local.leftovers import end_leftovers
+from taskflow_testing.run_folders import unmount_below
 
 
 @asynccontextmanager

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from taskflow_chaos.reaper import reaped
 from taskflow_local.processes import is_alive
 from taskflow_local.supervisor import MARKER
+from taskflow_testing.reaper import reaped
 from taskflow_testing.waiting import eventually
 
 # A suite that has started a process of its own when it is killed.
 SUITE = """
 import asyncio, os, subprocess, sys
 from pathlib import Path
-from taskflow_chaos.reaper import reaped
 from taskflow_local.supervisor import MARKER
+from taskflow_testing.reaper import reaped
 folder = Path(sys.argv[1])
 async def main():
     async with reaped(folder):

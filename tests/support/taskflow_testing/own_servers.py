@@ -1,4 +1,4 @@
-"""The servers of a scenario: each started, killed, frozen and started again by hand."""
+"""The servers of a run: each started, killed, frozen and started again by hand."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskflow_chaos import processes
 from taskflow_local.component import Component, Program
 from taskflow_local.ports import LOOPBACK, accepts_connections, choose_free
 from taskflow_local.postgres import Postgres
@@ -19,6 +18,7 @@ from taskflow_local.rabbitmq import RabbitMQ
 from taskflow_local.redis import Redis
 from taskflow_local.s3 import S3
 from taskflow_local.supervisor import MARKER
+from taskflow_testing import processes
 
 _USER = "taskflow"
 _POLL_SECONDS = 0.05
@@ -44,7 +44,7 @@ class Server:
     """One server; nothing starts it again but `start`. Every fault is kept in `outages`."""
 
     def __init__(self, component: Component, url: str, folder: Path) -> None:
-        """`folder` is the scenario's, by which its processes are known and where logs go."""
+        """`folder` is the run's, by which its processes are known and where logs go."""
         self.component = component
         self.url = url
         self.outages: list[Outage] = []
@@ -229,7 +229,7 @@ def four_servers(folder: Path) -> ServerSet:
         role=_USER,
         password=secret,
         database=_USER,
-        # Invariants are read in a schema of the suite's own, and faults end others' backends.
+        # Runs make databases and schemas of their own, and end others' backends.
         superuser=True,
     )
     rabbitmq = RabbitMQ(
