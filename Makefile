@@ -54,7 +54,7 @@ check: $(INSTALLED) ## lint, types and the rules of import
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
 	@$(PYTHON) -m mypy
-	@$(PYTHON) -m mypy --exclude 'tests/(support|chaos)/taskflow_' $(TYPED_FOLDERS)
+	@$(PYTHON) -m mypy --exclude 'tests/(support|chaos|load)/taskflow_' $(TYPED_FOLDERS)
 	@.venv/bin/lint-imports
 
 test-broker: $(INSTALLED) ## the broker's tests alone (TASKFLOW_TEST_AMQP_URL names another broker)
@@ -79,6 +79,17 @@ chaos: $(INSTALLED) ## every fault scenario; some: make chaos s="C1 C5" jobs=100
 
 chaos-gate: $(INSTALLED) ## the four scenarios of CI, with fewer jobs
 	@$(PYTHON) -m taskflow_chaos --gate $(if $(seed),--seed $(seed))
+
+##@ Figures
+
+.PHONY: bench bench-gate
+bench: ## side by side with others: make bench ROUNDS=3 ONLY=taskflow,celery JOBS=20000
+	@deploy/local/bootstrap.sh --group bench
+	@$(PYTHON) -m taskflow_bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+bench-gate: $(INSTALLED) ## TaskFlow against the least that its work can cost, in short
+	@$(PYTHON) -m taskflow_bench --gate $(if $(ROUNDS),--rounds $(ROUNDS))
 
 ##@ Against what runs
 

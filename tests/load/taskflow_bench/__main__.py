@@ -1,0 +1,127 @@
+"""`python -m taskflow_bench` in a checkout: what `make bench` and `make bench-gate` call."""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from taskflow_bench import generator_cost, machine, page, table
+from taskflow_bench.arena import open_arena
+from taskflow_bench.contestants import CONTESTANTS, PROBE, TASKFLOW, Contestant, chosen
+from taskflow_bench.errors import BenchBroke
+from taskflow_bench.report import Report, Turn
+from taskflow_bench.rounds import order
+from taskflow_bench.targets import GATE, of_probe
+from taskflow_bench.turn import Effort, play
+from taskflow_local.system_packages import ensure_installed
+from taskflow_testing.reaper import reaped
+from taskflow_testing.run_folders import new_run_folder
+
+_ROUNDS = 3
+_GATE_EFFORT = Effort(jobs=3_000, seconds=5.0)
+_INTERRUPTED = 130
+
+
+def main(arguments: list[str]) -> int:
+    """Measure; 0 unless a contestant fails, or the gate does."""
+    options = _parser().parse_args(arguments)
+    try:
+        contestants = chosen([TASKFLOW, PROBE] if options.gate else options.only)
+        ensure_installed()
+        report = asyncio.run(_measure(contestants, options.rounds, _effort(options)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _INTERRUPTED
+    except BenchBroke as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    _say("\n" + table.render(report))
+    _keep(report, is_whole=not options.gate and len(contestants) == len(CONTESTANTS))
+    return _gate(report) if options.gate else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m taskflow_bench", description=__doc__)
+    names = ", ".join(each.name for each in CONTESTANTS)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="how often each is measured")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=[], help=f"some of {names}"
+    )
+    parser.add_argument("--jobs", type=int, help="at most so many in a phase of posts")
+    parser.add_argument("--seconds", type=float, help="at most so long a phase of posts")
+    parser.add_argument("--gate", action="store_true", help="against the full probe, in short")
+    return parser
+
+
+def _effort(options: argparse.Namespace) -> Effort:
+    usual = _GATE_EFFORT if options.gate else Effort()
+    return Effort(jobs=options.jobs or usual.jobs, seconds=options.seconds or usual.seconds)
+
+
+async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -> Report:
+    """Round by round, so that what the machine does meanwhile meets all of them alike."""
+    _cancel_on_signals()
+    checkout = Path.cwd().resolve()
+    folder = await asyncio.to_thread(new_run_folder, checkout / ".taskflow/bench/runs", "run")
+    turns: list[Turn] = []
+    async with reaped(folder):
+        cost = await generator_cost.measure(
+            folder, connections=effort.connections, requests=effort.jobs
+        )
+        async with open_arena(folder, checkout) as arena:
+            ran_on = await machine.describe(arena.servers)
+            _say("servers run")
+            for round_, contestant in order(contestants, rounds):
+                turn = await play(arena, contestant, round_, effort)
+                _say(f"round {round_}, {table.line(turn)}")
+                turns.append(turn)
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    return Report(
+        date=datetime.now(UTC).date().isoformat(),
+        rounds=rounds,
+        jobs=effort.jobs,
+        seconds=effort.seconds,
+        machine=ran_on,
+        generator=cost,
+        turns=turns,
+    )
+
+
+def _cancel_on_signals() -> None:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does: everything is stopped first."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+
+def _keep(report: Report, *, is_whole: bool) -> None:
+    """Every run as JSON; in the documentation those of all contestants with all their jobs."""
+    results = Path(".taskflow") / "bench"
+    path = results / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
+    path.write_text(report.model_dump_json(indent=1))
+    _say(f"kept in {path}")
+    usual = Effort()
+    is_whole = is_whole and report.jobs >= usual.jobs and report.seconds >= usual.seconds
+    if not is_whole or report.rounds < _ROUNDS:
+        _say(f"not in docs/performance.md: that has all contestants in {_ROUNDS} full rounds")
+        return
+    page.write(Path("docs"), report)
+
+
+def _gate(report: Report) -> int:
+    found = of_probe(report, GATE)
+    for each in found:
+        _say(f"{each.what}: {each.ratio:.2f}, at least {each.least:g}")
+    return 0 if all(each.is_met for each in found) else 1
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
