@@ -56,7 +56,7 @@ class Turn(BaseModel):
     accepted: Phase
     """POSTs answered while no worker ran."""
     drained: Phase
-    """Those jobs done by a worker while nobody posted: from the first end to the last."""
+    """Those jobs done while nobody posted, from when a tenth was done to the last end."""
     both: Phase
     """Both at once, from the first POST to the last end."""
     latency: Phase
