@@ -19,9 +19,9 @@ class Used(BaseModel):
     """By process."""
 
     @property
-    def cores(self) -> Mapping[str, float]:
-        """CPU seconds a second, by process."""
-        return {name: used / self.seconds for name, used in self.cpu_seconds.items()}
+    def cores(self) -> float:
+        """CPU seconds a second, of all processes together."""
+        return sum(self.cpu_seconds.values()) / self.seconds
 
 
 class Phase(BaseModel):
@@ -41,9 +41,10 @@ class Phase(BaseModel):
         return self.jobs / self.seconds if self.seconds else 0.0
 
     @property
-    def cpu_ms_per_job(self) -> float:
-        """Of all processes but the generator."""
-        return sum(self.used.cpu_seconds.values()) * 1000 / self.jobs if self.jobs else 0.0
+    def cpu_ms_per_job(self) -> Mapping[str, float]:
+        """By process."""
+        jobs = max(1, self.jobs)
+        return {name: used * 1000 / jobs for name, used in self.used.cpu_seconds.items()}
 
 
 class Turn(BaseModel):

@@ -67,18 +67,19 @@ def _ratios(found: Sequence[Verdict]) -> str:
 
 
 def _cpu(report: Report) -> str:
-    """Cores while both went on, and what a job costs all of them together."""
-    turns = {name: report.turns_of(name) for name in report.contestants}
+    """What a job costs each process while both go on, all of them, and the cores in use."""
     processes = list(
-        dict.fromkeys(process for turn in report.turns for process in turn.both.used.cpu_seconds)
+        dict.fromkeys(name for turn in report.turns for name in turn.both.used.cpu_seconds)
     )
     rows = []
-    for name, found in turns.items():
-        cores = [_median_of(found, _cores_of(process)) for process in processes]
+    for name in report.contestants:
+        found = report.turns_of(name)
+        costs = [_median_of(found, _cost_of(process)) for process in processes]
+        total = _median_of(found, lambda turn: sum(turn.both.cpu_ms_per_job.values()))
+        cores = _median_of(found, lambda turn: turn.both.used.cores)
         generator = _median_of(found, lambda turn: turn.both.generator_cores)
-        each_job = _median_of(found, lambda turn: turn.both.cpu_ms_per_job)
-        rows.append([_TITLES.get(name, name), *cores, generator, each_job])
-    head = ["cores while both go on", *processes, "generator", "CPU ms a job"]
+        rows.append([_TITLES.get(name, name), *costs, total, cores, generator])
+    head = ["CPU ms a job, both at once", *processes, "together", "cores", "generator's cores"]
     return _table(head, rows)
 
 
@@ -96,8 +97,8 @@ def _warnings(report: Report) -> list[str]:
     return ["The load generator was busy, and others had less of the machine:", "\n".join(lines)]
 
 
-def _cores_of(process: str) -> Callable[[Turn], float]:
-    return lambda turn: turn.both.used.cores.get(process, 0.0)
+def _cost_of(process: str) -> Callable[[Turn], float]:
+    return lambda turn: turn.both.cpu_ms_per_job.get(process, 0.0)
 
 
 def _median_of(turns: Sequence[Turn], value: Callable[[Turn], float]) -> str:

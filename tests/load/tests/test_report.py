@@ -29,13 +29,13 @@ def test_the_figures_of_a_turn() -> None:
 def test_what_a_phase_used() -> None:
     used = Used(seconds=4.0, cpu_seconds={"api": 2.0, "worker": 1.0})
     found = Phase(jobs=1_000, seconds=3.0, used=used)
-    assert found.used.cores == {"api": 0.5, "worker": 0.25}
-    assert found.cpu_ms_per_job == 3.0
+    assert found.used.cores == 0.75
+    assert found.cpu_ms_per_job == {"api": 2.0, "worker": 1.0}
 
 
 def test_a_phase_without_jobs() -> None:
     found = Phase(jobs=0, seconds=0.0, used=Used(seconds=1.0, cpu_seconds={}))
-    assert (found.per_second, found.cpu_ms_per_job) == (0.0, 0.0)
+    assert (found.per_second, found.cpu_ms_per_job) == (0.0, {})
 
 
 def test_a_report_is_read_back_as_it_was_written() -> None:

@@ -29,8 +29,10 @@ def test_medians_with_their_range() -> None:
     assert figures[1:5] == ["1,100 (1,000-1,200)", "2,200 (2,000-2,400)", "550 (500-600)", "51.0"]
 
 
-def test_each_contestant_has_a_row_of_figures_and_one_of_cores() -> None:
-    assert len(rows_with(render(RUN), "FastAPI + Celery")) == 2
+def test_each_contestant_has_a_row_of_figures_and_one_of_costs() -> None:
+    (_, costs) = rows_with(render(RUN), "FastAPI + Celery")
+    # 1.0, 0.5 and 0.75 s for 100 jobs, in 2.5 s.
+    assert costs[1:] == ["10.00", "5.00", "7.50", "22.50", "0.90", "0.10"]
 
 
 def test_ratios_are_those_of_medians_in_this_run() -> None:
