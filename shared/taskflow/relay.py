@@ -6,6 +6,7 @@ with this process is found by the scheduler's rule for lost pointers (docs/decis
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +58,10 @@ Sending = Dispatch | Burial
 _UNREACHABLE: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 
 
+_Errors = Sequence[BaseException | None]
+"""Of what was sent together, for each why it was not confirmed."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     sending: Sending
@@ -74,7 +79,7 @@ class Relay:
         self._publisher = publisher
         self._database = database
         self._waiting: Backlog[_Entry] = Backlog(WINDOW)
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[_Errors]] = set()
         self._unsent: list[_Entry] = []
         self._publishes = False
         self._changed = asyncio.Event()
@@ -138,16 +143,29 @@ class Relay:
         await self._idle.wait()
 
     def _fill_window(self) -> None:
+        together: defaultdict[Destination, list[_Entry]] = defaultdict(list)
         while self._publishes and (taken := self._waiting.take()):
             destination, entry = taken
-            task = asyncio.create_task(self._publish(entry.sending), name="relay-publish")
+            together[destination].append(entry)
+        for destination, entries in together.items():
+            task = asyncio.create_task(self._publish(destination, entries), name="relay-publish")
             self._in_flight.add(task)
-            task.add_done_callback(partial(self._end, destination, entry))
+            task.add_done_callback(partial(self._end, destination, entries))
 
-    def _end(self, destination: Destination, entry: _Entry, task: asyncio.Task[None]) -> None:
+    def _end(
+        self, destination: Destination, entries: list[_Entry], task: "asyncio.Task[_Errors]"
+    ) -> None:
         self._in_flight.discard(task)
-        self._waiting.note_end(destination)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._waiting.note_end(destination, len(entries))
+        errors = _errors_of(task, len(entries))
+        for entry, error in zip(entries, errors, strict=True):
+            self._end_one(entry, error)
+        if any(isinstance(error, PublishTimedOut) for error in errors):
+            self._give_up_waiting(destination, "an earlier one was not confirmed")
+        self._fill_window()
+        self._changed.set()
+
+    def _end_one(self, entry: _Entry, error: BaseException | None) -> None:
         if error is None:
             entry.batch.note_end()
         elif isinstance(error, PublishFailed):
@@ -157,19 +175,21 @@ class Relay:
         else:
             self._give_up(entry, "an unexpected error")
             log.error("publish_broke", job_id=str(entry.sending.pointer.job_id), exc_info=error)
-        if isinstance(error, PublishTimedOut):
-            self._give_up_waiting(destination, "an earlier one was not confirmed")
-        self._fill_window()
-        self._changed.set()
 
-    async def _publish(self, sending: Sending) -> None:
+    async def _publish(self, destination: Destination, entries: list[_Entry]) -> _Errors:
+        """What is for a lane as one piece; the way to the ladder and the dead is no hot one."""
+        if isinstance(destination, Lane):
+            return await self._publisher.publish_many([each.sending.pointer for each in entries])
+        return await asyncio.gather(
+            *(self._publish_one(each.sending) for each in entries), return_exceptions=True
+        )
+
+    async def _publish_one(self, sending: Sending) -> None:
         pointer = sending.pointer
         if isinstance(sending, Burial):
             await self._publisher.publish_dead(encode(pointer), pointer.lane.key, sending.reason)
-        elif sending.delay_seconds > 0:
-            await self._publisher.publish_later(pointer, sending.delay_seconds)
         else:
-            await self._publisher.publish(pointer)
+            await self._publisher.publish_later(pointer, sending.delay_seconds)
 
     def _give_up_waiting(self, destination: Destination, why: str) -> None:
         for entry in self._waiting.drop(destination):
@@ -217,6 +237,14 @@ class Relay:
         pointers = [entry.sending.pointer for entry in unsent]
         async with self._database.connection() as connection:
             await unstamp(connection, [(each.job_id, each.pointer_at) for each in pointers])
+
+
+def _errors_of(task: "asyncio.Task[_Errors]", count: int) -> _Errors:
+    """Of each; what ended the task ended all that were in it."""
+    if task.cancelled():
+        return [asyncio.CancelledError()] * count
+    broken = task.exception()
+    return task.result() if broken is None else [broken] * count
 
 
 def _destination(sending: Sending) -> Destination:

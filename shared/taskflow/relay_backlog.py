@@ -99,9 +99,9 @@ class Backlog(Generic[Item]):
             heapq.heappush(self._oldest, each)
         return found
 
-    def note_end(self, destination: Destination) -> None:
-        """One that was under way has come to its end."""
-        self._under_way[destination] -= 1
+    def note_end(self, destination: Destination, count: int = 1) -> None:
+        """So many that were under way have come to their end."""
+        self._under_way[destination] -= count
         if not self._under_way[destination]:
             del self._under_way[destination]
 

@@ -9,7 +9,7 @@ import aiormq.exceptions
 from taskflow.errors import ServiceUnavailable
 from taskflow.tls import certificate_problem
 
-OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
+OUTAGE_ERRORS: tuple[type[Exception], ...] = (
     aiormq.exceptions.AMQPError,
     aiormq.exceptions.ChannelInvalidStateError,
     OSError,
@@ -17,7 +17,7 @@ OUTAGE_ERRORS: tuple[type[BaseException], ...] = (
 )
 """What a broker that is away, refuses or is slow makes aio-pika raise, and no defect does."""
 
-BROKER_ERRORS: tuple[type[BaseException], ...] = (
+BROKER_ERRORS: tuple[type[Exception], ...] = (
     *OUTAGE_ERRORS,
     # uvloop's word for a transport that was closed; so this is for calls of aio-pika alone.
     RuntimeError,

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import aiormq
 import structlog
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel
+from aiormq.channel import Channel
 
 from taskflow.broker import topology
+from taskflow.broker.burst import Burst
 from taskflow.broker.connection import Broker
 from taskflow.broker.message import REASON_HEADER, encode
 from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
@@ -21,7 +24,8 @@ from taskflow.jobs.pointers import Pointer
 
 log = structlog.get_logger(__name__)
 
-_UNREACHABLE: tuple[type[BaseException], ...] = (*BROKER_ERRORS, ServiceUnavailable)
+_UNREACHABLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ServiceUnavailable)
+_UNANSWERED: tuple[type[Exception], ...] = (*_UNREACHABLE, PublishFailed)
 _MISSING: tuple[type[BaseException], ...] = (
     aiormq.exceptions.ChannelNotFoundEntity,
     aiormq.exceptions.PublishError,
@@ -60,6 +64,40 @@ class Publisher:
         """
         await self._publish(encode(pointer), topology.JOBS_EXCHANGE, pointer.lane.key, pointer.lane)
 
+    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+        """Put pointers into their lane, one for all, as one piece.
+
+        For each, in their order, None or why it is not confirmed, as `publish` would raise it.
+        """
+        lane = pointers[0].lane
+        burst = Burst([encode(pointer) for pointer in pointers])
+        unanswered: Exception = PublishFailed("not answered")
+        try:
+            async with self._patience():
+                await self._declare_lane(lane)
+                await burst.publish(
+                    await self._underlay(),
+                    exchange=topology.JOBS_EXCHANGE,
+                    routing_key=lane.key,
+                )
+        except _UNANSWERED as error:
+            unanswered = error
+        errors = burst.errors(unanswered)
+        if not any(errors):
+            return [None] * len(pointers)
+        return await asyncio.gather(*map(self._after_burst, pointers, errors))
+
+    async def _after_burst(self, pointer: Pointer, error: Exception | None) -> PublishFailed | None:
+        if error is None:
+            return None
+        if not (isinstance(error, _MISSING) and self._broker.may_declare):
+            return _failure_of(error)
+        try:
+            await self.publish(pointer)
+        except PublishFailed as failure:
+            return failure
+        return None
+
     async def publish_later(self, pointer: Pointer, delay_seconds: float) -> None:
         """Put a pointer on the rung that brings it to its lane after `delay_seconds` at most.
 
@@ -97,19 +135,23 @@ class Publisher:
     @contextlib.asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:
         try:
+            async with self._patience():
+                yield
+        except _UNREACHABLE as error:
+            raise _failure_of(error) from error
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Wait for the broker no longer than we may."""
+        try:
             with library_cancellations():
                 async with asyncio.timeout(self._timeout):
                     yield
         except TimeoutError as error:
             raise PublishTimedOut(f"not confirmed within {self._timeout:g} s") from error
-        except _UNREACHABLE as error:
-            raise PublishFailed(str(error) or type(error).__name__) from error
 
     async def _send(self, message: Message, exchange: str, routing_key: str) -> None:
-        if self._broker.in_alarm:
-            raise ServiceUnavailable("RabbitMQ", "it is in alarm and takes no messages")
-        underlay = await (await self._open_channel()).get_underlay_channel()
-        confirmation = await underlay.basic_publish(
+        confirmation = await (await self._underlay()).basic_publish(
             message.body,
             exchange=exchange,
             routing_key=routing_key,
@@ -118,6 +160,12 @@ class Publisher:
         )
         if not isinstance(confirmation, aiormq.spec.Basic.Ack):
             raise PublishFailed(f"the broker refused the message: {confirmation}")
+
+    async def _underlay(self) -> Channel:
+        if self._broker.in_alarm:
+            raise ServiceUnavailable("RabbitMQ", "it is in alarm and takes no messages")
+        # The one that aiormq has; aio-pika names its interface.
+        return cast("Channel", await (await self._open_channel()).get_underlay_channel())
 
     async def _open_channel(self) -> AbstractChannel:
         if self._channel is not None and not self._channel.is_closed:
@@ -154,3 +202,9 @@ class Publisher:
     def forget_lanes(self) -> None:
         """Declare lanes again before the next message: something said that one is missing."""
         self._declared.clear()
+
+
+def _failure_of(error: BaseException) -> PublishFailed:
+    if isinstance(error, PublishFailed):
+        return error
+    return PublishFailed(str(error) or type(error).__name__)

@@ -1,7 +1,7 @@
 """One destination that confirms nothing, beside others that do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -9,7 +9,7 @@ from taskflow.broker import topology
 from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
-from taskflow.errors import PublishTimedOut
+from taskflow.errors import PublishFailed, PublishTimedOut
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
@@ -36,13 +36,12 @@ class HalfMute(Publisher):
         self.unanswered = 0
         self.gives_up = asyncio.Event()
 
-    async def publish(self, pointer: Pointer) -> None:
-        if pointer.lane != self._mute:
-            await super().publish(pointer)
-            return
-        self.unanswered += 1
+    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+        if pointers[0].lane != self._mute:
+            return await super().publish_many(pointers)
+        self.unanswered += len(pointers)
         await self.gives_up.wait()
-        raise PublishTimedOut("not confirmed")
+        return [PublishTimedOut("not confirmed") for _ in pointers]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -72,11 +73,11 @@ class RefusingPublisher(Publisher):
     refused: Lane
     refusals = 0
 
-    async def publish(self, pointer: Pointer) -> None:
-        if pointer.lane == self.refused:
-            self.refusals += 1
-            raise PublishFailed("the queue is full")
-        await super().publish(pointer)
+    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+        if pointers[0].lane == self.refused:
+            self.refusals += len(pointers)
+            return [PublishFailed("the queue is full") for _ in pointers]
+        return await super().publish_many(pointers)
 
 
 async def test_a_lane_that_refuses_does_not_starve_the_others(
@@ -109,11 +110,11 @@ class MutePublisher(Publisher):
     mute: Lane
     unanswered = 0
 
-    async def publish(self, pointer: Pointer) -> None:
-        if pointer.lane == self.mute:
-            self.unanswered += 1
+    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+        if pointers[0].lane == self.mute:
+            self.unanswered += len(pointers)
             await asyncio.Event().wait()
-        await super().publish(pointer)
+        return await super().publish_many(pointers)
 
 
 async def test_a_lane_that_confirms_nothing_delays_the_others_by_a_moment(

@@ -1,0 +1,116 @@
+"""Many messages for one queue, written to a channel as one piece, each with a confirm of its own.
+
+aiormq's `basic_publish` takes the channel's lock, a turn of its writer and a drained buffer for
+every message, which costs more than all that is sent. What it notes about a message is noted here
+as well, so that its reader answers both alike: the confirm by delivery tag, the tag by message id
+for a message that comes back (https://www.rabbitmq.com/docs/confirms#publisher-confirms).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import pamqp.frame
+from aio_pika import Message
+from aiormq.abc import ChannelFrame
+from aiormq.channel import Channel
+from aiormq.exceptions import ChannelInvalidStateError
+from pamqp import commands
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+
+class Burst:
+    """Messages that have an id and a body of one frame, on their way together. Sent once."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        loop = asyncio.get_running_loop()
+        self._messages = messages
+        self._ids = [str(message.message_id) for message in messages]
+        self._confirms: list[asyncio.Future[object]] = [loop.create_future() for _ in messages]
+
+    async def publish(self, channel: Channel, *, exchange: str, routing_key: str) -> None:
+        """Send all of them; return when each is confirmed, refused or come back.
+
+        Raises:
+            AMQPError: the channel is closed, or was meanwhile.
+        """
+        payload = self._marshal(channel.number, exchange, routing_key)
+        async with channel.lock:
+            first = channel.delivery_tag + 1
+            self._note(channel, first)
+            try:
+                await channel.write_queue.put(ChannelFrame(payload, should_close=False))
+            except BaseException:
+                # Nothing was written and the lock is ours: the tags are free again.
+                self._take_back(channel, first)
+                raise
+        try:
+            await self._wait(channel)
+        finally:
+            for confirm in self._confirms:
+                confirm.cancel()
+            self._forget_ids(channel, first)
+
+    def errors(self, unanswered: Exception) -> list[Exception | None]:
+        """For each message None where it is confirmed, else why not; in their order."""
+        return [_error_of(confirm, unanswered) for confirm in self._confirms]
+
+    def _marshal(self, channel_number: int, exchange: str, routing_key: str) -> bytes:
+        publish = pamqp.frame.marshal(
+            commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True),
+            channel_number,
+        )
+        pieces: list[bytes] = []
+        for message in self._messages:
+            header = ContentHeader(properties=message.properties, body_size=len(message.body))
+            pieces += (
+                publish,
+                pamqp.frame.marshal(header, channel_number),
+                pamqp.frame.marshal(ContentBody(message.body), channel_number),
+            )
+        return b"".join(pieces)
+
+    def _note(self, channel: Channel, first: int) -> None:
+        channel.delivery_tag += len(self._ids)
+        channel.confirmations.update(enumerate(self._confirms, first))
+        channel.message_id_delivery_tag.update(
+            (message_id, tag) for tag, message_id in enumerate(self._ids, first)
+        )
+
+    def _take_back(self, channel: Channel, first: int) -> None:
+        channel.delivery_tag = first - 1
+        for tag, _ in enumerate(self._ids, first):
+            channel.confirmations.pop(tag, None)
+        self._forget_ids(channel, first)
+
+    def _forget_ids(self, channel: Channel, first: int) -> None:
+        """But not where a later message has the same id."""
+        known = channel.message_id_delivery_tag
+        for tag, message_id in enumerate(self._ids, first):
+            if known.get(message_id) == tag:
+                del known[message_id]
+
+    async def _wait(self, channel: Channel) -> None:
+        answered = asyncio.gather(*self._confirms, return_exceptions=True)
+        closing = channel.closing
+        try:
+            await asyncio.wait({answered, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise _reason_of(closing)
+        finally:
+            answered.cancel()
+            closing.cancel()
+
+
+def _reason_of(closing: "asyncio.Future[object]") -> Exception:
+    reason = None if closing.cancelled() else closing.exception()
+    if isinstance(reason, Exception):
+        return reason
+    return ChannelInvalidStateError("the channel was closed")
+
+
+def _error_of(confirm: "asyncio.Future[object]", unanswered: Exception) -> Exception | None:
+    if confirm.cancelled() or not confirm.done():
+        return unanswered
+    return cast("Exception | None", confirm.exception())
