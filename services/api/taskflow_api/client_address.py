@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import Any, cast
@@ -23,6 +24,9 @@ _PAIR = r'\s*[A-Za-z]+\s*=\s*(?:"[^"\\]*"|[^\s",;=]+)\s*'
 _ELEMENT = re.compile(rf"{_PAIR}(?:;{_PAIR})*")
 _FORWARDED = re.compile(rf"{_PAIR}(?:[;,]{_PAIR})*")
 _NAMED = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s",;=]+))')
+
+_MAX_CHARACTERS = 100
+"""Of an address with its port and zone; what is longer is none, and isn't worth remembering."""
 
 _NARROW_BITS = {4: 32, 6: 64}
 _WIDE_BITS = {4: 16, 6: 32}
@@ -72,6 +76,7 @@ def client_address(scope: Scope) -> str:
     return client.address if client else UNKNOWN
 
 
+@lru_cache(maxsize=4096)
 def limit_key(address: str, *, is_wide: bool = False) -> str:
     """What counts as one client: an IPv4 address, or the /64 that an IPv6 host chooses within.
 
@@ -121,6 +126,11 @@ def _scheme(text: str) -> str | None:
 
 def _parse(text: str) -> Address | None:
     text = text.strip()
+    return _parsed(text) if len(text) <= _MAX_CHARACTERS else None
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Address | None:
     if found := _BRACKETED.fullmatch(text) or _IPV4_WITH_PORT.fullmatch(text):
         text = found[1]
     try:

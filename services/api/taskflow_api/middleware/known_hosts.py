@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -43,10 +44,13 @@ class KnownHostsMiddleware:
             await self._app(scope, receive, send)
 
     def _is_known(self, name: str) -> bool:
-        if name in self._names or name.endswith(self._suffixes):
-            return True
-        try:
-            ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
+        return name in self._names or name.endswith(self._suffixes) or _is_address(name)
+
+
+@lru_cache(maxsize=128)
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import cast
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
@@ -35,7 +34,9 @@ SECURITY_HEADERS = {
 }
 """On every answer that doesn't set them itself."""
 
-_TRANSPORT_SECURITY = f"max-age={365 * 86_400}"
+_SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_TRANSPORT_SECURITY = (b"strict-transport-security", f"max-age={365 * 86_400}".encode())
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _ENDS_A_HEADER = re.compile(rb"[\r\n\x00]")
 
 log = structlog.get_logger(__name__)
@@ -105,14 +106,15 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            _refuse_injection(message["headers"])
+            headers = message["headers"]
+            _refuse_injection(headers)
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID_HEADER] = self._request_id
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+            named = {name for name, _ in headers}
+            added = [each for each in _SECURITY if each[0] not in named]
             if self._is_secure:
-                headers["Strict-Transport-Security"] = _TRANSPORT_SECURITY
+                added.append(_TRANSPORT_SECURITY)
+            request_id = (_REQUEST_ID_NAME, self._request_id.encode())
+            message["headers"] = [*headers, request_id, *added]
         await self._send(message)
 
 

@@ -15,12 +15,13 @@ from taskflow_api.intake import PATH, Defaults, defaults_for, new_job
 from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
 from taskflow_api.job_type_rights import JobTypeNotAllowed
 from taskflow_api.json_body import read_body
+from taskflow_api.lean_route import LeanRoute
 from taskflow_api.lifespan import Resources
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 from taskflow_api.routes.job import read_row
 from taskflow_api.secret_fields import SecretFields
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=LeanRoute)
 
 _REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
 _DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)

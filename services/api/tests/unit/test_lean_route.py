@@ -1,0 +1,108 @@
+"""The route that is laid out once answers as FastAPI's own does."""
+
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, Query, Request, Security
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, SecurityScopes
+from starlette.responses import JSONResponse, Response
+
+from taskflow_api.lean_route import LeanRoute
+
+KEY = APIKeyHeader(name="X-Key", auto_error=False)
+
+
+class Refused(Exception):
+    """What a guard raises here."""
+
+
+async def caller(request: Request, key: Annotated[str | None, Security(KEY)]) -> str:
+    return f"{key} at {request.url.path}"
+
+
+async def guard(needed: SecurityScopes, who: Annotated[str, Security(caller)]) -> str:
+    if who.startswith("nobody"):
+        raise Refused
+    return f"{who} with {' '.join(needed.scopes)}"
+
+
+async def wish(
+    wish: Annotated[str | None, Header(alias="X-Wish")] = None,
+    other_wish: Annotated[str | None, Header()] = None,
+) -> list[str | None]:
+    return [wish, other_wish]
+
+
+async def endpoint(
+    request: Request,
+    who: Annotated[str, Security(guard, scopes=["write", "read"])],
+    wishes: Annotated[list[str | None], Depends(wish)],
+) -> Response:
+    said: dict[str, Any] = {"method": request.method, "who": who, "wishes": wishes}
+    return JSONResponse(said, 202)
+
+
+def client_of(route_class: type[APIRoute]) -> httpx.AsyncClient:
+    router = APIRouter(route_class=route_class)
+    router.add_api_route("/things", endpoint, methods=["POST"])
+    app = FastAPI()
+    app.include_router(router)
+
+    @app.exception_handler(Refused)
+    async def refuse(_request: Request, _error: Exception) -> Response:
+        return JSONResponse({}, 403)
+
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("X-Key", "k"), ("X-Wish", "a"), ("Other-Wish", "b")],
+        [("X-Key", "k"), ("X-Wish", "first"), ("X-Wish", "second")],
+        [("X-Key", "nobody")],
+        [("X-Key", ""), ("X-Wish", "")],
+    ],
+)
+async def test_it_answers_as_the_usual_route_does(headers: list[tuple[str, str]]) -> None:
+    answers = []
+    for route_class in (APIRoute, LeanRoute):
+        async with client_of(route_class) as client:
+            answer = await client.post("/things", headers=headers)
+            answers.append((answer.status_code, answer.json()))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in {202, 403}
+
+
+async def test_another_method_is_not_allowed() -> None:
+    async with client_of(LeanRoute) as client:
+        assert (await client.get("/things")).status_code == 405
+
+
+async def in_query(text: Annotated[str, Query()]) -> None: ...
+
+
+async def in_cookie(text: Annotated[str, Cookie()]) -> None: ...
+
+
+async def in_body(text: dict[str, str]) -> None: ...
+
+
+@pytest.mark.parametrize("needed", [in_query, in_cookie, in_body])
+def test_what_needs_more_than_headers_is_refused_when_the_route_is_made(needed: Any) -> None:
+    async def depends(found: Annotated[None, Depends(needed)]) -> Response:
+        raise AssertionError(found)
+
+    with pytest.raises(TypeError, match="needs more than the request and its headers"):
+        LeanRoute("/things", depends, methods=["POST"])
+
+
+def test_a_path_with_parameters_is_refused() -> None:
+    async def named(name: str) -> Response:
+        raise AssertionError(name)
+
+    with pytest.raises(TypeError, match="needs more"):
+        LeanRoute("/things/{name}", named, methods=["POST"])
