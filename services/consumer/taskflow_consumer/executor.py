@@ -126,11 +126,15 @@ class Executor:
         while unsettled := [run.settled for run in self._unsettled()]:
             await asyncio.wait(unsettled)
 
-    def start(self, job: ClaimedJob) -> None:
-        """Run a job that this process has claimed; once draining has begun, hand it back."""
+    def start(self, *jobs: ClaimedJob) -> None:
+        """Run jobs that this process has claimed; once draining has begun, hand them back."""
+        self._leases.hold_all([job.attempt for job in jobs])
+        for job in jobs:
+            self._start(job)
+
+    def _start(self, job: ClaimedJob) -> None:
         self.started += 1
         run = self._new_run(job)
-        self._leases.hold(job.attempt, None)
         if self._draining:
             run.stop.order(StopReason.SHUTDOWN)
         # The one strong reference to the task: nothing but `drain` ever cancels it.

@@ -7,12 +7,11 @@ out meanwhile. The sibling (`heartbeat_process`) renews exactly what it is hande
 
 import asyncio
 import itertools
-import json
 import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,13 +25,13 @@ from taskflow.jobs.attempts import RENEW, SURRENDER
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.workers import BEAT
 from taskflow.patience import pause_seconds
+from taskflow_consumer.heartbeat_line import Line
 
 RESTARTS_SPARED = 2
 SILENT_LOOKS_ALLOWED = 3
 SHORTEST_LOOK_SECONDS = 1.0
 GOODBYE_SECONDS = 2.0
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 log = structlog.get_logger(__name__)
 
 
@@ -84,7 +83,7 @@ class Heartbeat:
         self._watermarks: dict[str, datetime] = {}
         self._watermarks_told = True
         self._silent_looks = 0
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._sibling: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -113,21 +112,32 @@ class Heartbeat:
         renewing and kills it. None: never.
         """
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        self._tell([self._note(attempt, deadline)])
+
+    def hold_all(self, attempts: Sequence[Attempt]) -> None:
+        """Keep the leases of attempts that begin together, as `hold` without a deadline."""
+        self._tell([self._note(attempt, None) for attempt in attempts])
+
+    def drop(self, attempt: Attempt) -> None:
+        """Let go of an attempt; one that isn't held is passed over."""
+        handle = self._handle_of.pop(attempt, None)
+        if handle is None:
+            return
+        hold = self._holds.pop(handle)
+        if hold.deadline is not None:
+            self._tell([["drop", handle]])
+        elif self._line is not None:
+            # To renew what has ended does nothing, so it may go along with what comes next.
+            self._line.send_soon(["drop", handle])
+
+    def _note(self, attempt: Attempt, deadline: float | None) -> list[Any]:
         handle = self._handle_of.get(attempt)
         if handle is None:
             handle = self._handle_of[attempt] = next(self._handles)
             self._holds[handle] = _Hold(attempt, deadline)
         hold = self._holds[handle]
         hold.deadline = deadline
-        # Written out here and now: the handler may hold the interpreter's lock from its first step.
-        self._tell(_hold_message(handle, hold))
-
-    def drop(self, attempt: Attempt) -> None:
-        """Let go of an attempt; one that isn't held is passed over."""
-        handle = self._handle_of.pop(attempt, None)
-        if handle is not None:
-            del self._holds[handle]
-            self._tell(["drop", handle])
+        return _hold_message(handle, hold)
 
     def claimed(self, lane_key: str, pointer_at: datetime) -> None:
         """Note how far a lane is taken; one of the next beats carries it into the worker's row."""
@@ -143,12 +153,13 @@ class Heartbeat:
 
     def _tell_watermarks(self) -> None:
         self._watermarks_told = True
-        self._tell(["watermarks", {key: at.isoformat() for key, at in self._watermarks.items()}])
+        self._tell([["watermarks", {key: at.isoformat() for key, at in self._watermarks.items()}]])
 
-    def _tell(self, message: list[Any]) -> None:
+    def _tell(self, messages: Iterable[list[Any]]) -> None:
+        """Here and now: a handler may hold the interpreter's lock from its first step."""
         # Without a line it is told with everything else when the next sibling comes.
         if self._line is not None:
-            self._line.send(message)
+            self._line.send(*messages)
 
     async def _keep(self) -> None:
         """Listen to the sibling, and put another one in its place when it dies."""
@@ -207,10 +218,9 @@ class Heartbeat:
             raise
         finally:
             theirs.close()
-        self._line = line = _Line(ours)
+        self._line = line = Line(ours)
         line.send(self._settings)
-        for handle, hold in self._holds.items():
-            line.send(_hold_message(handle, hold))
+        line.send(*(_hold_message(handle, hold) for handle, hold in self._holds.items()))
         self._tell_watermarks()
 
     async def _listen(self) -> None:
@@ -260,57 +270,3 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 def _hold_message(handle: int, hold: _Hold) -> list[Any]:
     seconds = None if hold.deadline is None else hold.deadline - time.monotonic()
     return ["hold", handle, str(hold.attempt.job_id), hold.attempt.number, seconds]
-
-
-class _Line:
-    """JSON lines over a socket; sending never waits."""
-
-    def __init__(self, ours: socket.socket) -> None:
-        ours.setblocking(False)
-        self._socket = ours
-        self._unsent = bytearray()
-        self._loop = asyncio.get_running_loop()
-
-    def send(self, message: object) -> None:
-        """Send now what the socket takes, the rest when it can."""
-        waiting = bool(self._unsent)
-        self._unsent += _ENCODER.encode(message).encode() + b"\n"
-        if not waiting:
-            self._flush()
-            if self._unsent:
-                self._loop.add_writer(self._socket, self._flush_later)
-
-    async def messages(self) -> AsyncIterator[list[Any]]:
-        """Yield what the other side says until it closes the line."""
-        rest = b""
-        while True:
-            try:
-                received = await self._loop.sock_recv(self._socket, 65_536)
-            except OSError:
-                return
-            if not received:
-                return
-            *lines, rest = (rest + received).split(b"\n")
-            for line in lines:
-                yield json.loads(line)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
-
-    def _flush_later(self) -> None:
-        self._flush()
-        if not self._unsent:
-            self._loop.remove_writer(self._socket)
-
-    def _flush(self) -> None:
-        try:
-            sent = self._socket.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            # The other side is gone; whoever listens sees it, and says everything anew.
-            self._unsent.clear()
-            return
-        del self._unsent[:sent]

@@ -1,5 +1,6 @@
 """What the executor needs of the rest of the consumer, and nothing more."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,9 @@ class Leases(Protocol):
 
     def hold(self, attempt: Attempt, deadline_seconds: float | None) -> None:
         """Keep an attempt's lease; if it is still held after `deadline_seconds`, we hang."""
+
+    def hold_all(self, attempts: Sequence[Attempt]) -> None:
+        """Keep the leases of attempts that begin together."""
 
     def drop(self, attempt: Attempt) -> None:
         """Let go of an attempt; one that isn't held is passed over."""

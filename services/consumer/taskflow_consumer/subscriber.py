@@ -244,8 +244,7 @@ class Subscriber:
         answer = await self._claim([item.pointer.job_id for item in taken])
         claimed = [verdict for verdict in answer.verdicts if isinstance(verdict, ClaimedJob)]
         # Before anything else: their leases run, whatever becomes of the broker.
-        for job in (*claimed, *answer.instead):
-            self._executor.start(job)
+        self._executor.start(*claimed, *answer.instead)
         self._note_watermarks(taken, claimed)
         _report_missing_keys(answer.verdicts)
         early = _early(taken, answer.verdicts)

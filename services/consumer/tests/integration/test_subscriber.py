@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any
@@ -48,6 +48,8 @@ class Ours:
     """Stands in for our own heartbeat, log shipper and the rest: takes everything, does nothing."""
 
     def hold(self, attempt: Attempt, deadline_seconds: float | None) -> None: ...
+
+    def hold_all(self, attempts: Sequence[Attempt]) -> None: ...
 
     def drop(self, attempt: Attempt) -> None: ...
 

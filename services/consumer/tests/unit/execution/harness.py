@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +104,10 @@ class KeptLeases:
         assert attempt not in self.held, "held twice"
         self.held[attempt] = deadline_seconds
         self.history.append(("hold", deadline_seconds))
+
+    def hold_all(self, attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
+            self.hold(attempt, None)
 
     def drop(self, attempt: Attempt) -> None:
         self.held.pop(attempt, None)
