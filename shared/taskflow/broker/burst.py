@@ -14,7 +14,7 @@ import pamqp.frame
 from aio_pika import Message
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
-from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
@@ -33,7 +33,7 @@ class Burst:
         """Send all of them; return when each is confirmed, refused or come back.
 
         Raises:
-            AMQPError: the channel is closed, or was meanwhile.
+            AMQPError, ChannelInvalidStateError: the channel is closed, or was meanwhile.
         """
         payload = self._marshal(channel.number, exchange, routing_key)
         async with channel.lock:
@@ -92,6 +92,8 @@ class Burst:
                 del known[message_id]
 
     async def _wait(self, channel: Channel) -> None:
+        # It ends with the confirms, which are cancelled in the end. Cancelled itself, it would tell
+        # the loop of an exception that nobody has looked at.
         answered = asyncio.gather(*self._confirms, return_exceptions=True)
         closing = channel.closing
         try:
@@ -99,13 +101,13 @@ class Burst:
             if not answered.done():
                 raise _reason_of(closing)
         finally:
-            answered.cancel()
             closing.cancel()
 
 
 def _reason_of(closing: "asyncio.Future[object]") -> Exception:
     reason = None if closing.cancelled() else closing.exception()
-    if isinstance(reason, Exception):
+    # Where the connection ended between two frames, aiormq gives a bare `Exception` as the reason.
+    if isinstance(reason, AMQPError | OSError):
         return reason
     return ChannelInvalidStateError("the channel was closed")
 

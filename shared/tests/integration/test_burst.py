@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -124,6 +125,50 @@ async def test_a_burst_that_was_not_written_gives_its_tags_back(
         burst = Burst(messages)
         await asyncio.wait_for(burst.publish(channel, exchange="", routing_key=queue), 5)
         assert burst.errors(UNANSWERED) == [None] * 3
+
+
+@pytest.fixture
+async def said_by_the_loop() -> AsyncIterator[list[object]]:
+    """What the event loop complains of."""
+    loop = asyncio.get_running_loop()
+    said: list[object] = []
+    loop.set_exception_handler(lambda _, context: said.append(context))
+    yield said
+    loop.set_exception_handler(None)
+
+
+async def test_what_is_never_answered_leaves_nothing_behind(
+    channel: Channel, lane: Lane, said_by_the_loop: list[object]
+) -> None:
+    burst = Burst([encode(each) for each in pointers(lane, 3)])
+    write_queue, channel.write_queue = channel.write_queue, asyncio.Queue()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(burst.publish(channel, exchange="", routing_key="x"), 0.05)
+    channel.write_queue = write_queue
+    assert burst.errors(UNANSWERED) == [UNANSWERED] * 3
+    del burst
+    # The cancelled confirms are told to who waits for them in the loop's next turns.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert said_by_the_loop == []
+
+
+async def test_a_channel_that_ends_without_a_reason_is_an_outage_like_any_other(
+    channel: Channel, lane: Lane
+) -> None:
+    burst = Burst([encode(each) for each in pointers(lane, 3)])
+    channel.write_queue = asyncio.Queue()
+    publishing = asyncio.create_task(burst.publish(channel, exchange="", routing_key="x"))
+
+    async def is_on_its_way() -> bool:
+        return len(channel.confirmations) == 3
+
+    await eventually(is_on_its_way)
+    # So does a connection end whose last bytes come along with its end.
+    await channel._cancel_tasks(None)
+    with pytest.raises(aiormq.exceptions.ChannelInvalidStateError):
+        await publishing
 
 
 async def test_a_missing_exchange_is_declared_again_and_nothing_is_lost(
