@@ -112,7 +112,7 @@ class Relay:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_seconds)
         except TimeoutError:
-            waiting = len(self._waiting) + len(self._in_flight)
+            waiting = len(self._waiting) + self._waiting.under_way
             log.warning("relay_stopped_early", waiting=waiting)
         self._publishes = False
         ending = [*self._in_flight, clerk]

@@ -53,6 +53,11 @@ class Backlog(Generic[Item]):
         return self._length
 
     @property
+    def under_way(self) -> int:
+        """How many were taken and have not come to their end."""
+        return self._under_way.total()
+
+    @property
     def destinations(self) -> AbstractSet[Destination]:
         """Those for which something waits or is under way."""
         return self._waiting.keys() | self._under_way.keys()
@@ -83,7 +88,7 @@ class Backlog(Generic[Item]):
 
     def _oldest_with_room(self) -> Destination | None:
         """Taken off the heap. No more are looked at than have items under way, and one."""
-        room = self._window - self._under_way.total()
+        room = self._window - self.under_way
         full: list[tuple[int, Destination]] = []
         found = None
         while room > 0 and self._oldest and found is None:

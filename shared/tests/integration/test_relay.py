@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
@@ -122,5 +123,8 @@ async def test_a_relay_that_stops_writes_down_what_has_no_confirm(
         return publisher.unanswered == WINDOW // 2
 
     await eventually(all_in_flight)
-    await relay.stop(0)
+    with capture_logs() as logs:
+        await relay.stop(0)
     assert await unstamped(jobs) == WINDOW // 2 + 5
+    (stopped,) = (each for each in logs if each["event"] == "relay_stopped_early")
+    assert stopped["waiting"] == WINDOW // 2 + 5
