@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, _effective_route_context_var
 from fastapi.security import SecurityScopes
 
 _Endpoint = Callable[..., Awaitable[Any]]
@@ -51,7 +52,11 @@ class LeanRoute(APIRoute):
         Raises:
             TypeError: a dependency needs what is not looked for here.
         """
-        steps = list(_steps_of(self.dependant, start=0))
+        # FastAPI makes a handler for the route itself, and one for where it is included, which may
+        # add guards of its own.
+        included = _effective_route_context_var.get()
+        is_included = included is not None and included.original_route is self
+        steps = list(_steps_of((included if is_included else self).dependant, start=0))
 
         async def answer(request: Request) -> Response:
             values: list[Any] = []
@@ -98,7 +103,16 @@ def _call_of(dependant: Dependant) -> _Endpoint:
         dependant.path_params or dependant.query_params or dependant.cookie_params
         or dependant.body_params or dependant.websocket_param_name
         or dependant.response_param_name or dependant.background_tasks_param_name
+        or not all(_is_plain(header) for header in dependant.header_params)
     )  # fmt: skip
     if others or dependant.call is None:
         raise TypeError(f"{dependant.call!r} needs more than the request and its headers.")
     return dependant.call
+
+
+def _is_plain(header: ModelField) -> bool:
+    """Whether nothing is asked of it: its text, or None, is as good as any."""
+    declared = header.field_info
+    return (
+        declared.annotation == (str | None) and declared.default is None and not declared.metadata
+    )

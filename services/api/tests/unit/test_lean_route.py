@@ -4,13 +4,24 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, Query, Request, Security
+from fastapi import (
+    APIRouter,
+    Cookie,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Query,
+    Request,
+    Security,
+)
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, SecurityScopes
 from starlette.responses import JSONResponse, Response
 
 from taskflow_api.lean_route import LeanRoute
 
+PLACES = ("application", "inclusion", "router")
 KEY = APIKeyHeader(name="X-Key", auto_error=False)
 
 
@@ -82,6 +93,23 @@ async def test_another_method_is_not_allowed() -> None:
         assert (await client.get("/things")).status_code == 405
 
 
+@pytest.mark.parametrize("route_class", [APIRoute, LeanRoute])
+@pytest.mark.parametrize("where", PLACES)
+async def test_guards_of_where_it_is_included_hold(route_class: type[APIRoute], where: str) -> None:
+    async def nobody() -> None:
+        raise HTTPException(403)
+
+    at = {each: [Depends(nobody)] if each == where else [] for each in PLACES}
+    router = APIRouter(route_class=route_class, dependencies=at["router"])
+    router.add_api_route("/things", endpoint, methods=["POST"])
+    app = FastAPI(dependencies=at["application"])
+    app.include_router(router, dependencies=at["inclusion"])
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
+        assert (await client.post("/things", headers={"X-Key": "k"})).status_code == 403
+
+
 async def in_query(text: Annotated[str, Query()]) -> None: ...
 
 
@@ -91,7 +119,21 @@ async def in_cookie(text: Annotated[str, Cookie()]) -> None: ...
 async def in_body(text: dict[str, str]) -> None: ...
 
 
-@pytest.mark.parametrize("needed", [in_query, in_cookie, in_body])
+async def required(text: Annotated[str | None, Header()]) -> None: ...
+
+
+async def with_default(text: Annotated[str | None, Header()] = "none") -> None: ...
+
+
+async def number(count: Annotated[int | None, Header()] = None) -> None: ...
+
+
+async def short(text: Annotated[str | None, Header(max_length=3)] = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "needed", [in_query, in_cookie, in_body, required, with_default, number, short]
+)
 def test_what_needs_more_than_headers_is_refused_when_the_route_is_made(needed: Any) -> None:
     async def depends(found: Annotated[None, Depends(needed)]) -> Response:
         raise AssertionError(found)
