@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ _OUR_OWN = re.compile(r"\btf_(live|refresh)_[\w-]+")
 # Control characters, line separators of Unicode, and what turns the direction of writing round.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _OF_SEVERAL_LINES = frozenset({"exception", "stack"})
+_PLAIN = frozenset({str, bool, int, float, type(None)})
 _MAX_DEPTH = 6
 # Made once: `json.dumps` with options makes an encoder for each call.
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -36,12 +37,15 @@ _TALKATIVE = ("aio_pika", "aiormq", "asyncio", "urllib3", "uvicorn")
 _REPEATING = ("aiormq.connection",)
 
 
-def configure_logging(level: str, log_format: str, *, service: str) -> None:
+def configure_logging(
+    level: str, log_format: str, *, service: str, witnesses: Sequence[Processor] = ()
+) -> None:
     """Send every log line of this process to standard output; call it once, in `__main__`.
 
     `level` is DEBUG, INFO, WARNING or ERROR; `log_format` is json or console. A line carries
     `timestamp` (UTC), `level`, `event`, `logger`, `service`, and what is bound to the context
-    (`request_id`, `job_id`, `attempt`).
+    (`request_id`, `job_id`, `attempt`). `witnesses` see the lines of structlog's before they are
+    rendered: no handler of `logging` does.
     """
     named: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -51,10 +55,12 @@ def configure_logging(level: str, log_format: str, *, service: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     rendered = [_name_service(service), *_rendering(log_format)]
+    # Where no name is given, it is that of the module that asks.
+    named_logger = structlog.stdlib.LoggerFactory(ignore_frame_names=[__name__])
     structlog.configure(
-        processors=[*named, *rendered],
+        processors=[*named, _contained([*witnesses, *rendered], instead=rendered)],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
-        logger_factory=_LineLogger,
+        logger_factory=lambda *names: _LineLogger(named_logger(*names).name),
         cache_logger_on_first_use=True,
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -80,7 +86,7 @@ def configure_logging(level: str, log_format: str, *, service: str) -> None:
 class _LineLogger:
     """Where lines of ours end: straight at standard output, in a third of `logging`'s time."""
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def _write(self, line: str) -> None:
@@ -90,6 +96,29 @@ class _LineLogger:
             sys.stdout.flush()
 
     debug = info = warning = error = critical = _write
+
+
+def _contained(rendering: Sequence[Processor], *, instead: Sequence[Processor]) -> Processor:
+    """As with `logging`: a value that can't be shown must not fail who logs it."""
+
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> Any:
+        try:
+            return _processed(rendering, logger, method, event)
+        except Exception as error:  # noqa: BLE001 - whatever a value of the caller's raises
+            plain = {name: value for name, value in event.items() if type(value) in _PLAIN}
+            told = {**plain, "line": plain.get("event"), "event": "line_not_shown"}
+            return _processed(instead, logger, method, {**told, "exc_info": error})
+
+    return render
+
+
+def _processed(
+    processors: Sequence[Processor], logger: WrappedLogger, method: str, event: EventDict
+) -> Any:
+    line: Any = event
+    for process in processors:
+        line = process(logger, method, line)
+    return line
 
 
 def _name_service(service: str) -> Processor:

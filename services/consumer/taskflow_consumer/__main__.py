@@ -11,12 +11,11 @@ import structlog
 import uvloop
 
 from taskflow.errors import ConfigurationError, SchemaBehind
-from taskflow.log_setup import configure_logging
 from taskflow.sdk.registry import Registry
 from taskflow.settings import ConsumerSettings, exit_with, load_settings
 from taskflow_consumer.app import run
 from taskflow_consumer.handlers import built_in_job_types
-from taskflow_consumer.log_capture import LogCapture
+from taskflow_consumer.log_capture import configure_capture
 from taskflow_consumer.shutdown import Shutdown
 
 log = structlog.get_logger(__name__)
@@ -46,9 +45,7 @@ def main() -> int:
     """The process; its exit code. A defect ends it, for its supervisor to start it again."""
     try:
         settings = load_settings(ConsumerSettings)
-        configure_logging(settings.log_level, settings.log_format, service="consumer")
-        logging.getLogger().addHandler(LogCapture())
-        logging.captureWarnings(capture=True)
+        configure_capture(settings.log_level, settings.log_format)
         built_in = built_in_job_types(settings.disabled_built_ins)
         registry = Registry.from_modules(settings.handlers, built_in)
         return uvloop.run(work(settings, registry))

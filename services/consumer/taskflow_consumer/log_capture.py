@@ -1,10 +1,12 @@
-"""Ordinary `logging` inside a job, as lines of that job's log."""
+"""Ordinary `logging` inside a job, and structlog, as lines of that job's log."""
 
 import logging
 from typing import Any
 
 from structlog.processors import format_exc_info
+from structlog.typing import EventDict, WrappedLogger
 
+from taskflow.log_setup import configure_logging
 from taskflow.sdk.context import current_attempt_log
 
 _OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -16,6 +18,21 @@ _LEVELS = (
     (logging.WARNING, "warning"),
     (logging.INFO, "info"),
 )
+
+
+def configure_capture(level: str, log_format: str) -> None:
+    """Set up the log of the service, and what else goes to the log of an attempt."""
+    configure_logging(level, log_format, service="consumer", witnesses=[capture_event])
+    logging.getLogger().addHandler(LogCapture())
+
+
+def capture_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What `LogCapture` does, for lines of structlog's, which do not go through `logging`."""
+    attempt_log = current_attempt_log.get()
+    if attempt_log is not None:
+        message, fields = _structlog_content(event)
+        attempt_log.write(event["level"], message, event["logger"], fields)
+    return event
 
 
 class LogCapture(logging.Handler):
@@ -49,8 +66,8 @@ def _content(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     return record.getMessage(), fields
 
 
-def _structlog_content(event: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The content of an event that structlog hands to logging, to be rendered by a formatter."""
+def _structlog_content(event: EventDict) -> tuple[str, dict[str, Any]]:
+    """The content of an event of structlog's that is not rendered yet."""
     fields = dict(format_exc_info(None, "", event.copy()))
     message = str(fields.pop("event"))
     for name in _SAID_ALREADY:

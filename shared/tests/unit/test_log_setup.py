@@ -19,6 +19,10 @@ configure_logging(sys.argv[1], sys.argv[2], service="api")
 structlog.contextvars.bind_contextvars(request_id="r1", job_id="j1", attempt=2)
 log.info("thing_done", count=3, secret_key="hidden", surrogate="\\ud800", emoji="😀")
 log.debug("thing_seen")
+structlog.get_logger().info("thing_of_no_name")
+class Unspeakable:
+    def __str__(self): raise RuntimeError("no words")
+log.info("thing_said", value=Unspeakable())
 logging.getLogger("library").warning("it said %s", "amqp://user:password@host/x", extra={"n": 1})
 logging.getLogger("uvicorn.error").info("chatter")
 logging.getLogger("aiormq.connection").error("what we have said")
@@ -48,7 +52,7 @@ def output(level: str, log_format: str) -> str:
 def test_each_line_is_an_object_with_its_context() -> None:
     lines = [json.loads(line) for line in output("INFO", "json").splitlines()]
 
-    done, library, warning, path, broke = lines
+    done, nameless, unspeakable, library, warning, path, broke = lines
     assert all(
         line["service"] == "api"
         and (line["request_id"], line["job_id"], line["attempt"]) == ("r1", "j1", 2)
@@ -62,6 +66,9 @@ def test_each_line_is_an_object_with_its_context() -> None:
         3,
     )
     assert (done["secret_key"], done["emoji"]) == (REDACTED, "😀")
+    assert (nameless["event"], nameless["logger"]) == ("thing_of_no_name", "__main__")
+    assert (unspeakable["event"], unspeakable["line"]) == ("line_not_shown", "thing_said")
+    assert "RuntimeError: no words" in unspeakable["exception"]
     assert (library["logger"], library["n"]) == ("library", 1)
     assert library["event"] == f"it said amqp://{REDACTED}@host/x"
     assert (warning["logger"], "old" in warning["event"]) == ("py.warnings", True)

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextvars
+import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -103,7 +106,7 @@ def test_a_traceback_that_was_made_before_comes_along(written: Written) -> None:
 
 @pytest.fixture
 def structured() -> structlog.stdlib.BoundLogger:
-    """A logger of structlog's as the services set it up."""
+    """A logger of structlog's that hands its events to `logging`."""
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
         logging.getLogger("app.structured"),
         processors=[
@@ -136,6 +139,35 @@ def test_events_of_structlog_keep_their_traceback(
     assert (level, message, fields["width"]) == ("error", "failed", 320)
     assert fields["traceback"].endswith("ValueError: broken")
     assert fields.keys() == {"width", "traceback"}
+
+
+PROGRAM = """
+import structlog
+from taskflow.sdk.context import current_attempt_log
+from taskflow_consumer.log_capture import configure_capture
+
+class Told:
+    def write(self, *line):
+        print("job:", *line)
+
+configure_capture("INFO", "json")
+log = structlog.get_logger("app.images").bind(width=320)
+log.warning("outside")
+current_attempt_log.set(Told())
+structlog.contextvars.bind_contextvars(job_id="j1", attempt=1)
+log.warning("resized %s", "a.png")
+log.debug("looked")
+"""
+
+
+def test_structlog_as_the_consumer_sets_it_up_lands_in_both_logs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=30
+    )
+    outside, of_job, of_service = done.stdout.splitlines()
+    assert json.loads(outside)["event"] == "outside"
+    assert of_job == "job: warning resized a.png app.images {'width': 320}"
+    assert json.loads(of_service).items() >= {"event": "resized a.png", "job_id": "j1"}.items()
 
 
 def test_warnings_are_lines_where_logging_captures_them(written: Written) -> None:
