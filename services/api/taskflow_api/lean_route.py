@@ -55,8 +55,10 @@ class LeanRoute(APIRoute):
         # FastAPI makes a handler for the route itself, and one for where it is included, which may
         # add guards of its own.
         included = _effective_route_context_var.get()
-        is_included = included is not None and included.original_route is self
-        steps = list(_steps_of((included if is_included else self).dependant, start=0))
+        if included is not None and included.original_route is self:
+            steps = list(_steps_of(included.dependant, start=0))
+        else:
+            steps = list(_steps_of(self.dependant, start=0))
 
         async def answer(request: Request) -> Response:
             values: list[Any] = []

@@ -68,7 +68,7 @@ def _content(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
 
 def _structlog_content(event: EventDict) -> tuple[str, dict[str, Any]]:
     """The content of an event of structlog's that is not rendered yet."""
-    fields = dict(format_exc_info(None, "", event.copy()))
+    fields = dict(format_exc_info(None, "", dict(event)))
     message = str(fields.pop("event"))
     for name in _SAID_ALREADY:
         fields.pop(name, None)

@@ -10,6 +10,7 @@ from uuid import uuid4
 import aiormq
 import pytest
 from aiormq.channel import Channel
+from pamqp.common import FieldTable
 from uuid_utils.compat import uuid7
 
 from taskflow.broker import topology
@@ -49,7 +50,7 @@ async def channel(broker: Broker) -> AsyncIterator[Channel]:
 async def small_queue(broker: Broker, room: int) -> AsyncIterator[str]:
     """A queue for so many messages, which refuses what comes after them."""
     name = f"small-{uuid4().hex[:12]}"
-    arguments = {"x-max-length": room, "x-overflow": "reject-publish"}
+    arguments: FieldTable = {"x-max-length": room, "x-overflow": "reject-publish"}
     async with broker.short_channel() as declaring:
         await declaring.declare_queue(name, durable=True, arguments=arguments)
         yield name
