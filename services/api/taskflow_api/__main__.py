@@ -1,5 +1,6 @@
 """`python -m taskflow_api`: the HTTP service, until SIGTERM or SIGINT."""
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -29,7 +30,10 @@ async def serve(settings: ApiSettings) -> None:
         await require_database(settings)
         listen(bound, settings)
         log.info("api_started", address=f"http://{settings.api_host}:{settings.api_port}")
-        await Server(create_app(settings)).serve([bound])
+        server = Server(create_app(settings))
+        # What is there by now stays, and no collection has to look through it again.
+        gc.freeze()
+        await server.serve([bound])
 
 
 def main() -> None:
