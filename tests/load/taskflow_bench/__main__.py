@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import shutil
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +11,18 @@ from taskflow_bench import generator_cost, machine, page, table
 from taskflow_bench.arena import open_arena
 from taskflow_bench.contestants import CONTESTANTS, PROBE, TASKFLOW, Contestant, chosen
 from taskflow_bench.errors import BenchBroke
+from taskflow_bench.measuring import Effort
 from taskflow_bench.report import Report, Turn
 from taskflow_bench.rounds import order
+from taskflow_bench.running import INTERRUPTED, cancel_on_signals, say
 from taskflow_bench.targets import GATE, of_probe
-from taskflow_bench.turn import Effort, play
+from taskflow_bench.turn import play
 from taskflow_local.system_packages import ensure_installed
 from taskflow_testing.reaper import reaped
 from taskflow_testing.run_folders import new_run_folder
 
 _ROUNDS = 3
 _GATE_EFFORT = Effort(jobs=3_000, seconds=5.0)
-_INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
@@ -33,11 +33,11 @@ def main(arguments: list[str]) -> int:
         ensure_installed()
         report = asyncio.run(_measure(contestants, options.rounds, _effort(options)))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return _INTERRUPTED
+        return INTERRUPTED
     except BenchBroke as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    _say("\n" + table.render(report))
+    say("\n" + table.render(report))
     _keep(report, is_whole=not options.gate and len(contestants) == len(CONTESTANTS))
     return _gate(report) if options.gate else 0
 
@@ -62,7 +62,7 @@ def _effort(options: argparse.Namespace) -> Effort:
 
 async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -> Report:
     """Round by round, so that what the machine does meanwhile meets all of them alike."""
-    _cancel_on_signals()
+    cancel_on_signals()
     checkout = Path.cwd().resolve()
     folder = await asyncio.to_thread(new_run_folder, checkout / ".taskflow/bench/runs", "run")
     turns: list[Turn] = []
@@ -72,10 +72,10 @@ async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -
         )
         async with open_arena(folder, checkout) as arena:
             ran_on = await machine.describe(arena.servers)
-            _say("servers run")
+            say("servers run")
             for round_, contestant in order(contestants, rounds):
                 turn = await play(arena, contestant, round_, effort)
-                _say(f"round {round_}, {table.line(turn)}")
+                say(f"round {round_}, {table.line(turn)}")
                 turns.append(turn)
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return Report(
@@ -89,24 +89,16 @@ async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -
     )
 
 
-def _cancel_on_signals() -> None:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does: everything is stopped first."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-
-
 def _keep(report: Report, *, is_whole: bool) -> None:
     """Every run as JSON; in the documentation those of all contestants with all their jobs."""
     results = Path(".taskflow") / "bench"
     path = results / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
     path.write_text(report.model_dump_json(indent=1))
-    _say(f"kept in {path}")
+    say(f"kept in {path}")
     usual = Effort()
     is_whole = is_whole and report.jobs >= usual.jobs and report.seconds >= usual.seconds
     if not is_whole or report.rounds < _ROUNDS:
-        _say(f"not in docs/performance.md: that has all contestants in {_ROUNDS} full rounds")
+        say(f"not in docs/performance.md: that has all contestants in {_ROUNDS} full rounds")
         return
     page.write(Path("docs"), report)
 
@@ -114,13 +106,8 @@ def _keep(report: Report, *, is_whole: bool) -> None:
 def _gate(report: Report) -> int:
     found = of_probe(report, GATE)
     for each in found:
-        _say(f"{each.what}: {each.ratio:.2f}, at least {each.least:g}")
+        say(f"{each.what}: {each.ratio:.2f}, at least {each.least:g}")
     return 0 if all(each.is_met for each in found) else 1
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,22 +12,21 @@ import asyncpg
 from taskflow_bench.arena import Arena, Place, fresh_place
 from taskflow_bench.contestants import CONCURRENCY, TASKFLOW, Contestant
 from taskflow_bench.load import Load
+from taskflow_bench.work import Work
 from taskflow_local.ports import choose_free
 from taskflow_local.supervisor import MARKER
 from taskflow_testing.services import Servers, ServiceProcess, Services
 
-TEXT = "x" * 100
-"""What every job says, and has to say back."""
-
-_NEVER_REACHED = 10_000_000
+NEVER_REACHED = 10_000_000
+"""What limits are set to: more than any run has."""
 
 # Every feature is on; what refuses has limits that nobody reaches.
-_TASKFLOW_SETTINGS = {
+_TASKFLOW_SETTINGS: Mapping[str, object] = {
     "concurrency": CONCURRENCY,
     "unlimited_addresses": "none",
-    "address_limit_requests": _NEVER_REACHED,
-    "tenant_limit_requests": _NEVER_REACHED,
-    "key_limit_requests": _NEVER_REACHED,
+    "address_limit_requests": NEVER_REACHED,
+    "tenant_limit_requests": NEVER_REACHED,
+    "key_limit_requests": NEVER_REACHED,
 }
 
 
@@ -50,13 +49,19 @@ class Cast:
         return {name: process.pid for name, process in self.running.items()}
 
     def load(
-        self, *, connections: int, requests: int, seconds: float, rate: float | None = None
+        self,
+        work: Work,
+        *,
+        connections: int,
+        requests: int,
+        seconds: float,
+        rate: float | None = None,
     ) -> Load:
         """Submissions as this contestant takes them."""
         return Load(
             port=self.port,
             path=self.contestant.path,
-            body=f'{{"type":"echo","payload":{{"text":"{TEXT}"}}}}',
+            posts=work.posts,
             headers=self.headers,
             with_idempotency_keys=self.contestant.name == TASKFLOW,
             connections=connections,
@@ -67,20 +72,30 @@ class Cast:
 
     async def start_all(self) -> None:
         """The worker first: TaskFlow's API refuses jobs of a type that no worker has named."""
-        for name, module in self.contestant.others.items():
-            self._launch(name, module)
-        self.start_worker()
-        await self.running["worker"].wait_ready(self._worker_is_ready)
-        api = self._launch("api", self.contestant.api)
+        for name in self.contestant.others:
+            self.start(name)
+        await self.start("worker").wait_ready(self._worker_is_ready)
+        api = self.start("api")
 
         async def is_ready() -> bool:
             return self.contestant.api_is_ready(self.port)
 
         await api.wait_ready(is_ready)
 
-    def start_worker(self) -> None:
-        """Start it and wait for nothing."""
-        self._launch("worker", self.contestant.worker)
+    def start(self, name: str) -> ServiceProcess:
+        """Start one and wait for nothing; `worker-2` is one more worker."""
+        contestant = self.contestant
+        modules = {"api": contestant.api, "worker": contestant.worker, **contestant.others}
+        self._started += 1
+        module = modules[name.partition("-")[0]]
+        process = ServiceProcess(
+            f"{name} of {contestant.name}",
+            [sys.executable, "-m", *(part.format(port=self.port) for part in module)],
+            self.environment,
+            self.folder / f"{self._started:02d}-{name}.log",
+        )
+        self.running[name] = process
+        return process
 
     async def stop(self, name: str) -> None:
         """SIGTERM one, and wait for its end."""
@@ -91,16 +106,6 @@ class Cast:
         for name in sorted(self.running):
             await self.stop(name)
 
-    def _launch(self, name: str, module: Sequence[str]) -> ServiceProcess:
-        self._started += 1
-        command = [sys.executable, "-m", *(part.format(port=self.port) for part in module)]
-        log = self.folder / f"{self._started:02d}-{name}.log"
-        process = ServiceProcess(
-            f"{name} of {self.contestant.name}", command, self.environment, log
-        )
-        self.running[name] = process
-        return process
-
     async def _worker_is_ready(self) -> bool:
         connection = await asyncpg.connect(self.place.database_url)
         try:
@@ -110,9 +115,14 @@ class Cast:
 
 
 @contextlib.asynccontextmanager
-async def on_stage(arena: Arena, contestant: Contestant, round_: int) -> AsyncIterator[Cast]:
-    """All its processes, on a place of its own; none runs afterwards."""
-    folder = arena.folder / "log" / f"{round_}-{contestant.name}"
+async def on_stage(
+    arena: Arena, contestant: Contestant, name: str, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[Cast]:
+    """All its processes, on a place of its own; none runs afterwards.
+
+    `name` is that of the folder for logs; `settings` are TaskFlow's, on top of the usual ones.
+    """
+    folder = arena.folder / "log" / name
     folder.mkdir(parents=True)
     base = {**_own_environment(), "PYTHONUNBUFFERED": "1", MARKER: str(arena.folder)}
     async with fresh_place(arena, contestant, base) as place:
@@ -121,7 +131,11 @@ async def on_stage(arena: Arena, contestant: Contestant, round_: int) -> AsyncIt
         if contestant.name == TASKFLOW:
             servers = Servers(place.database_url, place.amqp_url, place.redis_url, place.bucket)
             services = Services(
-                servers, folder, folder, **_TASKFLOW_SETTINGS, log_spool_dir=folder / "spool"
+                servers,
+                folder,
+                folder,
+                **{**_TASKFLOW_SETTINGS, **(settings or {})},
+                log_spool_dir=folder / "spool",
             )
             environment = {**services.environment(api_port=port), **base}
             headers = {"X-API-Key": services.api_key}

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import uvloop
 
 from taskflow_bench.http_exchange import Answer, BadAnswer, Connection, connect
-from taskflow_bench.load import Load, Sent
+from taskflow_bench.load import Load, Post, Sent
 
 _HOST = "127.0.0.1"
 
@@ -97,23 +97,22 @@ class Generator:
 
 def requests(load: Load) -> Iterator[bytes]:
     """The bytes of one request after the other, without an end."""
-    body = load.body.encode()
+    run = uuid.uuid4().hex
+    prepared = [(_head(load, post), post.body.encode()) for post in load.posts]
+    for number, (head, body) in enumerate(itertools.cycle(prepared)):
+        key = f"\r\nIdempotency-Key: {run}-{number}" if load.with_idempotency_keys else ""
+        yield b"".join((head, key.encode(), b"\r\n\r\n", body))
+
+
+def _head(load: Load, post: Post) -> bytes:
     lines = [
         f"POST {load.path} HTTP/1.1",
         f"Host: {_HOST}:{load.port}",
         "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *(f"{name}: {value}" for name, value in load.headers.items()),
+        f"Content-Length: {len(post.body.encode())}",
+        *(f"{name}: {value}" for name, value in {**load.headers, **post.headers}.items()),
     ]
-    head = "\r\n".join(lines).encode()
-    whole = head + b"\r\n\r\n" + body
-    run = uuid.uuid4().hex
-    for number in itertools.count():
-        if load.with_idempotency_keys:
-            key = f"\r\nIdempotency-Key: {run}-{number}\r\n\r\n".encode()
-            yield head + key + body
-        else:
-            yield whole
+    return "\r\n".join(lines).encode()
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from taskflow_bench.load import Load
+from taskflow_bench.load import Load, Post
+from taskflow_bench.measuring import send
 from taskflow_bench.report import GeneratorCost
-from taskflow_bench.turn import send
 from taskflow_local.ports import accepts_connections, choose_free
 from taskflow_local.supervisor import MARKER
 from taskflow_testing.services import ServiceProcess
@@ -45,7 +45,7 @@ async def measure(folder: Path, *, connections: int, requests: int) -> Generator
             Load(
                 port=port,
                 path="/",
-                body='{"type":"echo","payload":{"text":"hello"}}',
+                posts=[Post(body='{"type":"echo","payload":{"text":"hello"}}')],
                 connections=connections,
                 requests=requests,
                 seconds=30.0,

@@ -1,12 +1,21 @@
 """What the load generator is asked for, and what it says: lines of JSON between two processes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 
+class Post(BaseModel):
+    """One request's own part: its body, and headers on top of those that all have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    body: str
+    headers: Mapping[str, str] = {}
+
+
 class Load(BaseModel):
-    """POSTs of one body.
+    """POSTs, each of `posts` in its turn, again and again.
 
     Without a rate each connection sends its next request when it has the answer to the last one
     (a closed loop); with one they are due at even intervals, whatever the answers do (an open one).
@@ -17,7 +26,7 @@ class Load(BaseModel):
 
     port: int
     path: str
-    body: str
+    posts: Sequence[Post]
     headers: Mapping[str, str] = {}
     with_idempotency_keys: bool = False
     connections: int

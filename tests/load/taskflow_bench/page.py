@@ -23,9 +23,18 @@ def update(text: str, report: Report) -> str:
     Raises:
         BenchBroke: it has no place for it.
     """
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise BenchBroke(f"docs/{PAGE} lacks the line {_BEGIN} or {_END}")
     picture = f"![The figures as bars]({PLOT})"
-    return f"{before}{_BEGIN}\n\n{table.render(report)}\n{picture}\n\n{_END}{after}"
+    return replaced(text, _BEGIN, _END, f"{table.render(report)}\n{picture}")
+
+
+def replaced(text: str, begin: str, end: str, content: str) -> str:
+    """The text with other content between two lines, which stay.
+
+    Raises:
+        BenchBroke: one of them isn't there.
+    """
+    before, begins, rest = text.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not begins or not ends:
+        raise BenchBroke(f"docs/{PAGE} lacks the line {begin} or {end}")
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"

@@ -80,8 +80,7 @@ class Turn(BaseModel):
 
     def latency_ms(self, share: float) -> float:
         """The time that `share` (of 1) of the jobs don't exceed."""
-        values = self.post_to_completed_ms
-        return values[min(len(values) - 1, int(share * len(values)))]
+        return share_of(self.post_to_completed_ms, share)
 
 
 class GeneratorCost(BaseModel):
@@ -136,6 +135,11 @@ class Figure:
     median: float
     least: float
     most: float
+
+
+def share_of(in_order: Sequence[float], share: float) -> float:
+    """What `share` (of 1) of these values, which are in order of size, don't exceed."""
+    return in_order[min(len(in_order) - 1, int(share * len(in_order)))]
 
 
 def figure(values: Iterable[float]) -> Figure:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from taskflow_bench.contestants import CONTESTANTS, TASKFLOW
-from taskflow_bench.report import COLUMNS, Figure, Report, Turn, figure
+from taskflow_bench.report import COLUMNS, Figure, Machine, Report, Turn, figure
 from taskflow_bench.targets import Verdict, verdicts
 
 BUSY_GENERATOR = 0.5
@@ -31,19 +31,32 @@ def line(turn: Turn) -> str:
     return f"{turn.contestant}: {figures}"
 
 
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; all but its first column are figures."""
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def _heading(report: Report) -> str:
-    machine, versions = report.machine, report.machine.versions
-    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
+    packages = ", ".join(f"{name} {version}" for name, version in report.machine.packages.items())
     return (
         f"{report.date}, {report.rounds} interleaved rounds; each phase of posts at most"
         f" {report.jobs:,} jobs or {report.seconds:g} s. Medians, and in brackets the range of the"
         f" rounds.\n\n"
-        f"On {versions.cores} cores of {machine.processor}, {machine.memory_gib:g} GiB, Linux"
-        f" {machine.kernel}, which the servers and the load generator share; PostgreSQL"
-        f" {versions.postgresql}, RabbitMQ {versions.rabbitmq}, Python {versions.python};"
-        f" {packages}.\n\nThe load generator alone, against an application that does nothing:"
+        f"{ran_on(report.machine)}; {packages}.\n\n"
+        f"The load generator alone, against an application that does nothing:"
         f" {report.generator.requests_per_second:,.0f} requests/s,"
         f" {report.generator.cpu_ms_per_request:.3f} ms of CPU each."
+    )
+
+
+def ran_on(machine: Machine) -> str:
+    """The machine and the servers, as the beginning of a sentence."""
+    versions = machine.versions
+    return (
+        f"On {versions.cores} cores of {machine.processor}, {machine.memory_gib:g} GiB, Linux"
+        f" {machine.kernel}, which the servers and the load generator share; PostgreSQL"
+        f" {versions.postgresql}, RabbitMQ {versions.rabbitmq}, Python {versions.python}"
     )
 
 
@@ -55,7 +68,7 @@ def _figures(report: Report) -> str:
         ]
         for name in report.contestants
     ]
-    return _table(["", *COLUMNS], rows)
+    return grid(["", *COLUMNS], rows)
 
 
 def _ratios(found: Sequence[Verdict]) -> str:
@@ -63,7 +76,7 @@ def _ratios(found: Sequence[Verdict]) -> str:
         [each.what, f"{each.ratio:.2f}", f"{each.least:g}", "yes" if each.is_met else "no"]
         for each in found
     ]
-    return _table([f"{TASKFLOW} in this run", "ratio", "goal", "met"], rows) if rows else ""
+    return grid([f"{TASKFLOW} in this run", "ratio", "goal", "met"], rows) if rows else ""
 
 
 def _cpu(report: Report) -> str:
@@ -80,7 +93,7 @@ def _cpu(report: Report) -> str:
         generator = _median_of(found, lambda turn: turn.both.generator_cores)
         rows.append([_TITLES.get(name, name), *costs, total, cores, generator])
     head = ["CPU ms a job, both at once", *processes, "together", "cores", "generator's cores"]
-    return _table(head, rows)
+    return grid(head, rows)
 
 
 def _warnings(report: Report) -> list[str]:
@@ -113,8 +126,3 @@ def _cell(found: Figure) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= _LARGE else f"{value:.1f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -5,14 +5,14 @@ from itertools import count, islice, pairwise
 from typing import Any
 
 from taskflow_bench.generator import Generator, requests
-from taskflow_bench.load import Load
+from taskflow_bench.load import Load, Post
 
 
 def load(**changes: Any) -> Load:
     settings: dict[str, Any] = {
         "port": 1234,
         "path": "/jobs",
-        "body": '{"type":"echo"}',
+        "posts": [Post(body='{"type":"echo"}')],
         "connections": 2,
         "requests": 10,
         "seconds": 5.0,
@@ -57,6 +57,14 @@ def test_each_request_has_an_idempotency_key_of_its_own() -> None:
     assert len(set(found)) == 3
     assert all(b"\r\nIdempotency-Key: " in each for each in found)
     assert all(each.endswith(b'\r\n\r\n{"type":"echo"}') for each in found)
+
+
+def test_each_post_has_its_turn() -> None:
+    posts = [Post(body="1"), Post(body="22", headers={"X-API-Key": "own"})]
+    found = list(islice(requests(load(posts=posts, headers={"X-API-Key": "common"})), 3))
+    assert found[0] == found[2]
+    assert found[0].endswith(b"Content-Length: 1\r\nX-API-Key: common\r\n\r\n1")
+    assert found[1].endswith(b"Content-Length: 2\r\nX-API-Key: own\r\n\r\n22")
 
 
 async def test_all_requests_are_sent_once() -> None:
