@@ -82,7 +82,7 @@ chaos-gate: $(INSTALLED) ## the four scenarios of CI, with fewer jobs
 
 ##@ Figures
 
-.PHONY: bench bench-gate
+.PHONY: bench bench-gate bench-more
 bench: ## side by side with others: make bench ROUNDS=3 ONLY=taskflow,celery JOBS=20000
 	@deploy/local/bootstrap.sh --group bench
 	@$(PYTHON) -m taskflow_bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
@@ -90,6 +90,10 @@ bench: ## side by side with others: make bench ROUNDS=3 ONLY=taskflow,celery JOB
 
 bench-gate: $(INSTALLED) ## TaskFlow against the least that its work can cost, in short
 	@$(PYTHON) -m taskflow_bench --gate $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-more: $(INSTALLED) ## TaskFlow alone, in other lights: make bench-more ONLY=payloads,knee SCALE=0.1
+	@$(PYTHON) -m taskflow_bench.more $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE)) \
+		$(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(MEMORY_JOBS),--memory-jobs $(MEMORY_JOBS))
 
 ##@ Against what runs
 

@@ -1,0 +1,1 @@
+"""`make bench-more`: how TaskFlow's figures change with what is asked of it."""
