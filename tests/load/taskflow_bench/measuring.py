@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -61,15 +60,12 @@ class Measuring:
             generator_cores=sent.generator_cores,
         )
 
-    async def drain(self, sent: Sent, *, ready_at: float = 0.0) -> Phase:
-        """What was accepted, done by a worker that starts now, or by several.
-
-        Their start is not counted: not what was done before `ready_at` (seconds since 1970).
-        """
+    async def drain(self, sent: Sent) -> Phase:
+        """What was accepted, done by workers that start now; their start is not counted."""
         use = self.use()
         await self.until_done(sent.began, sent.accepted)
         used = use.so_far()
-        return counted((await self.ends(sent.began)).values(), used, ready_at=ready_at)
+        return counted((await self.ends(sent.began)).values(), used)
 
     async def both(self) -> Phase:
         """Posts while a worker works, up to the last end."""
@@ -196,19 +192,15 @@ class Use:
         )
 
 
-def counted(ends: Iterable[float], used: Used, *, ready_at: float = 0.0) -> Phase:
-    """The rate of these ends, from when a tenth of them has come and after `ready_at`.
+def counted(ends: Iterable[float], used: Used) -> Phase:
+    """The rate of these ends, from when a tenth of them has come.
 
-    Who works in batches ends many jobs at the moment when the clock starts. Without jobs if fewer
-    than a tenth of them are left to count.
+    Who works in batches ends many jobs at the moment when the clock starts.
     """
     in_order = sorted(ends)
     tenth = len(in_order) // _UNCOUNTED
-    first = max(tenth, bisect_right(in_order, ready_at))
-    left = len(in_order) - 1 - first
-    if left < max(1, tenth):
-        return Phase(jobs=0, seconds=0.0, used=used)
-    return Phase(jobs=left, seconds=in_order[-1] - in_order[first], used=used)
+    seconds = in_order[-1] - in_order[tenth]
+    return Phase(jobs=len(in_order) - 1 - tenth, seconds=seconds, used=used)
 
 
 async def send(load: Load) -> Sent:

@@ -97,7 +97,7 @@ def test_all_experiments_unless_some_are_named() -> None:
         chosen(["speed"])
 
 
-@pytest.mark.parametrize(("scale", "jobs", "seconds"), [(1.0, 10_000, 15.0), (0.1, 1_000, 1.5)])
+@pytest.mark.parametrize(("scale", "jobs", "seconds"), [(1.0, 20_000, 15.0), (0.1, 2_000, 1.5)])
 def test_a_scale_makes_phases_shorter(scale: float, jobs: int, seconds: float) -> None:
     effort = Extent(scale).effort()
     assert effort.jobs == jobs
@@ -123,22 +123,11 @@ def test_ends_are_counted_when_a_tenth_has_come() -> None:
     assert (found.jobs, found.seconds) == (89, 89.0)
 
 
-def test_ends_are_counted_when_all_are_ready() -> None:
-    found = counted([float(number) for number in reversed(range(100))], USED, ready_at=49.5)
-    assert (found.jobs, found.seconds) == (49, 49.0)
-
-
-@pytest.mark.parametrize("ready_at", [95.0, 1_000.0])
-def test_too_few_ends_are_not_counted(ready_at: float) -> None:
-    assert counted([float(number) for number in range(100)], USED, ready_at=ready_at).jobs == 0
-
-
-def test_rates_leave_out_what_could_not_be_counted() -> None:
-    nothing = counted([], USED)
+def test_the_figures_of_one_circumstance() -> None:
     memory = {"api": 60.0, "worker": 50.0, "worker-2": 40.0, "scheduler": 30.0}
-    rates = Rates("two", phase(100, generator_cores=0.7), nothing, phase(50), memory)
+    rates = Rates("two", phase(100, generator_cores=0.7), phase(200), phase(50), memory)
     # 1.0, 0.5 and 0.75 s of CPU for 100 jobs.
-    assert rates.row == ["two", 100.0, None, 50.0, 22.5, 150.0]
+    assert rates.row == ["two", 100.0, 200.0, 50.0, 22.5, 150.0]
     assert rates.notes == ["two, accepted: the load generator used 0.70 of a core."]
 
 

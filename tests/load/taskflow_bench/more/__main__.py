@@ -17,6 +17,7 @@ from taskflow_bench.more import render
 from taskflow_bench.more.experiment import Experiment, Extent
 from taskflow_bench.more.experiments import EXPERIMENTS, chosen
 from taskflow_bench.more.findings import MoreReport, Section
+from taskflow_bench.more.rates import Circumstance, measure
 from taskflow_bench.running import INTERRUPTED, cancel_on_signals, say
 from taskflow_local.system_packages import ensure_installed
 from taskflow_testing.reaper import reaped
@@ -82,6 +83,8 @@ async def _measure(experiments: Sequence[Experiment], extent: Extent) -> None:
     async with _arena() as arena:
         report = MoreReport(machine=await machine.describe(arena.servers), sections=[])
         say("servers run")
+        # On servers that have just started the first figures would be the worst.
+        await measure(arena, "rehearsal", Circumstance("rehearsal"), extent.effort())
         for experiment in experiments:
             say(f"{experiment.name}: about {max(1, round(experiment.minutes * extent.scale))} min")
             found = await _run(arena, experiment, extent)

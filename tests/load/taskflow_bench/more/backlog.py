@@ -74,7 +74,8 @@ class _Backlog:
             await measuring.warm_up()
             await crew.stop()
             if self._size:
-                await fill(cast.place, await _model(measuring, cast, work), self._size)
+                model = await _model(measuring, cast, work)
+                await fill(cast.place.database_url, cast.place.amqp_url, model, self._size)
             sent, accepted = await measuring.accept()
             reads = {name: await self._read(cast, path) for name, path in _READS.items()}
             return {

@@ -1,14 +1,22 @@
 """Some workers of one cast, who come and go together."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import asyncpg
 
 from taskflow_bench.cast import Cast
+from taskflow_testing.services import ServiceProcess
 
-_REGISTERED_AT = """
-SELECT extract(epoch FROM started_at)::float8 FROM workers WHERE pid = $1 AND state = 'running'
-"""
+SUBSCRIBED = "subscribed"
+"""What a worker logs when it is ready."""
+
+# Only writers wait for this lock. Whose transaction has it writes nothing, and needs none.
+_HOLD = "LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE"
+
+PATIENT = {"database_statement_timeout_seconds": 60}
+"""Settings of workers who are to wait until `held_back` is over."""
 
 
 class Crew:
@@ -18,29 +26,32 @@ class Crew:
         self._cast = cast
         self._names = ["worker", *(f"worker-{number}" for number in range(2, count + 1))]
 
-    async def start(self) -> float:
-        """Start those that don't run, and wait until all are ready; when that was (since 1970)."""
+    async def start(self) -> None:
+        """Start those that don't run, and wait until all are ready."""
         for name in self._names:
             if name not in self._cast.running:
                 self._cast.start(name)
-        connection = await asyncpg.connect(self._cast.place.database_url)
-        try:
-            return max([await self._ready_at(connection, name) for name in self._names])
-        finally:
-            await connection.close()
+        for name in self._names:
+            await _wait_ready(self._cast.running[name])
 
     async def stop(self) -> None:
         """Stop them all."""
         await asyncio.gather(*map(self._cast.stop, self._names))
 
-    async def _ready_at(self, connection: asyncpg.Connection, name: str) -> float:
-        process = self._cast.running[name]
-        moments: list[float] = []
+    @contextlib.asynccontextmanager
+    async def held_back(self) -> AsyncIterator[None]:
+        """Within the block no job is claimed: whoever is ready waits, and all begin at once."""
+        connection = await asyncpg.connect(self._cast.place.database_url)
+        try:
+            async with connection.transaction():
+                await connection.execute(_HOLD)
+                yield
+        finally:
+            await connection.close()
 
-        async def is_ready() -> bool:
-            moment = await connection.fetchval(_REGISTERED_AT, process.pid)
-            moments.extend([] if moment is None else [moment])
-            return bool(moments)
 
-        await process.wait_ready(is_ready)
-        return moments[-1]
+async def _wait_ready(process: ServiceProcess) -> None:
+    async def is_ready() -> bool:
+        return bool(process.events(SUBSCRIBED))
+
+    await process.wait_ready(is_ready)

@@ -10,7 +10,7 @@ from taskflow_bench.more.findings import Findings
 
 (OURS,) = chosen([TASKFLOW])
 
-_JOBS, _SECONDS = 10_000, 15.0
+_JOBS, _SECONDS = 20_000, 15.0
 _LEAST_JOBS, _LEAST_SECONDS = 50, 1.0
 
 

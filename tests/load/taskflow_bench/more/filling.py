@@ -19,7 +19,6 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
 from taskflow.jobs.usage import KEPT_OF_JOB
-from taskflow_bench.arena import Place
 from taskflow_bench.errors import BenchBroke
 from taskflow_bench.running import say
 
@@ -60,14 +59,14 @@ class _Times:
         return self.began_ms + number // _PER_MILLISECOND
 
 
-async def fill(place: Place, model: UUID, count: int) -> None:
+async def fill(database_url: str, amqp_url: str, model: UUID, count: int) -> None:
     """Have `count` jobs more that wait as `model` does, an `echo` in its lane of `default`.
 
     They have everything that a submission leaves: the job, its key, its event, what its tenant
     uses, and a pointer in the broker.
     """
     times = _Times.up_to_now(count)
-    connection = await asyncpg.connect(place.database_url)
+    connection = await asyncpg.connect(database_url)
     try:
         for table, changes in _changes(times).items():
             await _copy(connection, table, changes, model, count)
@@ -77,7 +76,7 @@ async def fill(place: Place, model: UUID, count: int) -> None:
         await connection.execute("CHECKPOINT")
     finally:
         await connection.close()
-    await _publish(place.amqp_url, times, count)
+    await _publish(amqp_url, times, count)
     say(f"  {count:,} pointers in the broker")
 
 

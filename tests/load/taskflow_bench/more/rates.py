@@ -1,13 +1,13 @@
 """The three rates of `make bench` under one circumstance."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from taskflow_bench import gauges
 from taskflow_bench.arena import Arena
 from taskflow_bench.cast import Cast, on_stage
 from taskflow_bench.measuring import Effort, Measuring
-from taskflow_bench.more.crew import Crew
+from taskflow_bench.more.crew import PATIENT, Crew
 from taskflow_bench.more.experiment import OURS
 from taskflow_bench.more.findings import Cell
 from taskflow_bench.report import Phase, figure
@@ -38,7 +38,7 @@ class Rates:
         """The figures below `HEAD`. CPU is that of all processes, the servers' too."""
         return [
             self.accepted.per_second,
-            self.drained.per_second or None,
+            self.drained.per_second,
             self.both.per_second,
             sum(self.both.cpu_ms_per_job.values()),
             sum(mib for name, mib in self.memory_mib.items() if name != "scheduler"),
@@ -70,13 +70,14 @@ class Circumstance:
     title: str
     work: Work | Callable[[Cast], Awaitable[Work]] = ECHO
     workers: int = 1
-    settings: Mapping[str, object] | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
     check: Callable[[Cast], Awaitable[None]] | None = None
 
 
 async def measure(arena: Arena, name: str, circumstance: Circumstance, effort: Effort) -> Rates:
-    """On a stage of its own, with all workers up before what is drained is counted."""
-    async with on_stage(arena, OURS, name, circumstance.settings) as cast:
+    """On a stage of its own; what is drained is begun when all workers are ready."""
+    settings = {**PATIENT, **circumstance.settings}
+    async with on_stage(arena, OURS, name, settings) as cast:
         work = circumstance.work
         if not isinstance(work, Work):
             work = await work(cast)
@@ -86,8 +87,9 @@ async def measure(arena: Arena, name: str, circumstance: Circumstance, effort: E
         await measuring.warm_up()
         await crew.stop()
         sent, accepted = await measuring.accept()
-        ready_at = await crew.start()
-        drained = await measuring.drain(sent, ready_at=ready_at)
+        async with crew.held_back():
+            await crew.start()
+        drained = await measuring.drain(sent)
         async with memory.watching(cast.pids):
             both = await measuring.both()
         if circumstance.check is not None:

@@ -6,6 +6,7 @@ from taskflow_bench import gauges
 from taskflow_bench.arena import Arena
 from taskflow_bench.cast import Cast, on_stage
 from taskflow_bench.measuring import Use
+from taskflow_bench.more.crew import SUBSCRIBED
 from taskflow_bench.more.experiment import OURS, Extent
 from taskflow_bench.more.findings import Cell, Findings, Table
 from taskflow_bench.report import Used, figure
@@ -14,7 +15,7 @@ from taskflow_testing.services import ServiceProcess
 _TIMES = 7
 _HEAD = ("", "seconds, median", "least", "most", "CPU seconds", "MiB when ready")
 # What a service logs when it is ready; the API answers /readyz.
-_EVENTS = {"worker": "subscribed", "scheduler": "scheduler_started"}
+_EVENTS = {"worker": SUBSCRIBED, "scheduler": "scheduler_started"}
 
 
 async def run(arena: Arena, extent: Extent) -> Findings:
