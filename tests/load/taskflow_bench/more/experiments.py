@@ -19,13 +19,13 @@ from taskflow_bench.more.experiment import Experiment
 EXPERIMENTS: Sequence[Experiment] = (
     Experiment("startup", "Start-up", 2, startup.run),
     Experiment("payloads", "Size of the payload", 4, payloads.run),
-    Experiment("lines", "Lines of log", 4, log_lines.run),
+    Experiment("lines", "Lines of log", 3, log_lines.run),
     Experiment("consumers", "Number of consumers", 4, consumers.run),
     Experiment("sleepers", "Sleeping jobs", 2, sleepers.run),
     Experiment("knee", "Latency against load", 3, knee.run),
-    Experiment("growth", "Cost by growth", 9, growth.run),
-    Experiment("backlog", "A backlog", 6, backlog.run),
-    Experiment("memory", "Memory", 9, memory.run),
+    Experiment("growth", "Cost by growth", 8, growth.run),
+    Experiment("backlog", "A backlog", 5, backlog.run),
+    Experiment("memory", "Memory", 4, memory.run),
 )
 
 
