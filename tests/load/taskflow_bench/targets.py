@@ -34,9 +34,9 @@ OF_BEST_PEER_DRAINED = 15.0
 OF_BEST_PEER_BOTH = 9.0
 OF_PROBE: Mapping[str, float] = dict.fromkeys(RATES, 0.8)
 
-GATE: Mapping[str, float] = {"accepted/s": 0.12, "drained/s": 0.04, "both at once": 0.05}
-"""Least ratios to the full probe in `make bench-gate`: a third of what was measured when they were
-set, as a short run on a machine that others use strays."""
+GATE: Mapping[str, float] = {"accepted/s": 0.2, "drained/s": 0.12, "both at once": 0.2}
+"""Least ratios to the full probe in `make bench-gate`: less than half of what was measured when
+they were set, as a short run on a machine that others use strays."""
 
 
 @dataclass(frozen=True, slots=True)
