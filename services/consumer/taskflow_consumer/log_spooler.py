@@ -47,6 +47,7 @@ class LogSpooler:
         self._filled = asyncio.Event()
         self._moved = asyncio.Event()
         self._failures = 0
+        self._is_trying = False
         self._refuses = False
         self._task: asyncio.Task[None] | None = None
 
@@ -76,8 +77,11 @@ class LogSpooler:
         return True
 
     async def finish(self) -> None:
-        """Return when nothing of this process's waits, or storing it fails."""
-        while self._waiting and not self._failures:
+        """Return when nothing of this process's waits, or storing it fails.
+
+        A try that is under way is waited for: it may be the first that succeeds.
+        """
+        while self._waiting and (self._is_trying or not self._failures):
             self._moved.clear()
             await self._moved.wait()
 
@@ -96,11 +100,13 @@ class LogSpooler:
     async def _run(self) -> None:
         while True:
             path = await self._next()
+            self._is_trying = True
             try:
                 await self._move(path)
             except STORAGE_AWAY as error:
                 self._outage.begin(error)
                 self._failures += 1
+                self._is_trying = False
                 self._moved.set()
                 pause = pause_seconds(self._failures, last=LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause)
@@ -147,6 +153,7 @@ class LogSpooler:
             log.warning("log_spool_file_left", file=str(path), error=str(error))
 
     def _done_with(self, path: Path) -> None:
+        self._is_trying = False
         for queue in (self._waiting, self._inherited):
             if queue and queue[0] == path:
                 queue.popleft()

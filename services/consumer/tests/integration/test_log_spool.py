@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,16 @@ async def test_what_is_left_at_the_end_is_stored_by_the_next_process(
 
 
 async def test_a_process_that_ends_as_storing_works_again_leaves_nothing_behind(
-    setup: Setup, shippers: Shippers, tmp_path: Path
+    setup: Setup, shippers: Shippers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    unlink = Path.unlink
+
+    def unlink_slowly(self: Path, *, missing_ok: bool = False) -> None:
+        # What was stored is there for others to see before its file is gone.
+        time.sleep(0.2)
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink_slowly)
     job = await setup.jobs.start()
     setup.s3.go_down()
     shipper = shippers.start(flush_seconds=0.05, spool=spool(tmp_path))
