@@ -29,8 +29,11 @@ class Position:
 
 
 def list_digest(filters: dict[str, Any]) -> bytes:
-    """What tells one list from another: 8 bytes of its tenant and filters."""
-    canonical = json.dumps(filters, sort_keys=True, default=str)
+    """What tells one list from another: 8 bytes of its tenant and filters, in whatever order."""
+    in_one_order = {
+        name: sorted(value) if isinstance(value, list) else value for name, value in filters.items()
+    }
+    canonical = json.dumps(in_one_order, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).digest()[:8]
 
 

@@ -39,3 +39,8 @@ def test_a_cursor_belongs_to_its_list() -> None:
     mine, other = list_digest({"state": ["queued"]}), list_digest({"state": ["failed"]})
     with pytest.raises(InvalidCursor, match="other filters"):
         decode(encode(position, mine), other)
+
+
+def test_the_order_of_filters_makes_no_other_list() -> None:
+    one = list_digest({"state": ["failed", "queued"], "tag": ["a"]})
+    assert one == list_digest({"tag": ["a"], "state": ["queued", "failed"]})
