@@ -1,6 +1,7 @@
 """Fills the spool while logs can't be stored, and stores what is in there, other processes' too."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,9 @@ from taskflow_consumer.log_spool import LogSpool, SpoolDamaged, SpoolFolder
 
 LONGEST_PAUSE_SECONDS = 5.0
 ADOPT_EVERY_SECONDS = 10.0
+
+LAST_TRY_SECONDS = 2.0
+"""How long the end waits for a try that is under way while storing fails."""
 
 LEAVE_SECONDS = 1.0
 """How long a task may take to end that was cancelled; it may be giving a connection back."""
@@ -79,11 +83,16 @@ class LogSpooler:
     async def finish(self) -> None:
         """Return when nothing of this process's waits, or storing it fails.
 
-        A try that is under way is waited for: it may be the first that succeeds.
+        A try that is under way after others that failed may be the first that succeeds: it is
+        waited for, but not for long, as what comes after the logs needs its time too.
         """
-        while self._waiting and (self._is_trying or not self._failures):
-            self._moved.clear()
-            await self._moved.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY_SECONDS if self._failures else None) as limit:
+                while self._waiting and (self._is_trying or not self._failures):
+                    self._moved.clear()
+                    await self._moved.wait()
+                    if not self._failures:
+                        limit.reschedule(None)
 
     async def stop(self) -> None:
         """End; what waits is left to the next process on this host. Again does nothing."""
