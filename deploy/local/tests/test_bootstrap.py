@@ -163,6 +163,14 @@ def test_settings_for_other_environments_do_not_reach_uv(machine: Machine) -> No
     assert names.isdisjoint(set(strangers) - {"UV_PROJECT_ENVIRONMENT"})
 
 
+@pytest.mark.parametrize("callers", [{}, {"UV_COMPILE_BYTECODE": "0"}])
+def test_what_is_installed_is_compiled_at_once(machine: Machine, callers: dict[str, str]) -> None:
+    machine.add_uv()
+    machine.add_python(13)
+    assert machine.run(**callers).returncode == 0
+    assert "UV_COMPILE_BYTECODE=1" in machine.said_to_uv()
+
+
 def test_the_lock_file_is_binding_and_arguments_are_passed_on(machine: Machine) -> None:
     machine.add_uv()
     machine.add_python(13)

@@ -71,6 +71,13 @@ async def rounds_until_rescued(loop: RescueOrphans) -> float:
     return time.monotonic() - began_at
 
 
+async def watch_for_two_beats(loop: RescueOrphans) -> None:
+    until = time.monotonic() + 2 * BEAT
+    while time.monotonic() < until:
+        await loop.watch()
+        await asyncio.sleep(BEAT / 10)
+
+
 async def test_a_new_leader_holds_off_for_two_beats_then_acts_at_once(
     jobs: Jobs, loop: RescueOrphans
 ) -> None:
@@ -85,12 +92,14 @@ async def test_who_has_watched_for_two_beats_acts_at_once_when_it_leads(
     jobs: Jobs, loop: RescueOrphans
 ) -> None:
     job_id = await lose(jobs)
-    until = time.monotonic() + 2 * BEAT
-    while time.monotonic() < until:
-        await loop.watch()
-        await asyncio.sleep(BEAT / 10)
-    assert await jobs.state(job_id) == "running"
-    await loop.round()
+    # A machine that is busy for a beat begins the hold-off anew. Nothing but the watch can end it:
+    # the rounds are further apart than a contact lasts.
+    for _ in range(5):
+        assert await jobs.state(job_id) == "running"
+        await watch_for_two_beats(loop)
+        await loop.round()
+        if loop.rescued:
+            break
     assert await jobs.state(job_id) == "retrying"
 
 

@@ -322,6 +322,9 @@ async def test_cancel_against_time_out_against_the_end_leaves_one_outcome_each(
         )
         executor.start(claimed)
         jobs.append(claimed)
+        # A busy machine may let a cancel win each of its races; a fourth of the jobs have none.
+        if not number % 4:
+            continue
         asyncio.get_running_loop().call_later(
             chance.uniform(0, 0.01),
             executor.cancel,
