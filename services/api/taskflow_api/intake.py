@@ -7,15 +7,20 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from taskflow.errors import InvalidContent
+from taskflow.errors import InvalidContent, UnknownJobType
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
 from taskflow.sealing.ring import SealingKeyRing
+from taskflow_api.job_type_rights import JobTypeNotAllowed, JobTypeRights
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
 PATH = "/api/v1/jobs"
 """The path that idempotency keys of submissions are scoped to."""
+
+REFUSALS = (InvalidContent, UnknownJobType, JobTypeNotAllowed)
+"""What `admit` refuses a job by. It may have been accepted all the same, by its idempotency key:
+before its times ran out, or its type or the settings changed."""
 
 _DEFAULT_QUEUE = "default"
 _DEFAULT_MAX_ATTEMPTS = 4
@@ -31,14 +36,19 @@ class Defaults:
     secrets: SecretFields = NO_SECRETS
 
 
-async def defaults_for(request: JobRequest, job_types: JobTypes, tenant_id: UUID) -> Defaults:
+async def admit(
+    request: JobRequest, rights: JobTypeRights, job_types: JobTypes, tenant_id: UUID
+) -> Defaults:
     """Check what depends on more than the request; the defaults of its type.
 
     Raises:
+        JobTypeNotAllowed: the tenant may not have jobs of the type.
         UnknownJobType: nothing has ever registered the type.
         InvalidContent: the payload doesn't fit the type, or the job would expire before it runs.
         ServiceUnavailable: PostgreSQL can't be asked.
     """
+    await rights.require(tenant_id, request.type)
+    await rights.require_attempts(tenant_id, request.max_attempts)
     known = await job_types.check(tenant_id, request.type, request.payload)
     _refuse_early_end(request, datetime.now(UTC))
     return Defaults(known.queue, known.max_attempts, known.timeout_seconds, known.secrets)
@@ -50,14 +60,10 @@ def new_job(
     ring: SealingKeyRing,
     *,
     tenant_id: UUID,
-    idempotency_key: str | None,
+    idempotency: Idempotency | None,
 ) -> NewJob:
     """The job to insert; what is stored of its payload is sealed, if `ring` seals."""
     job_id = uuid7()
-    idempotency = None
-    if idempotency_key is not None:
-        fingerprint, *also = ring.fingerprints(tenant_id, canonical(request))
-        idempotency = Idempotency(PATH, idempotency_key, fingerprint, also)
     return NewJob(
         id=job_id,
         tenant_id=tenant_id,
@@ -80,6 +86,16 @@ def new_job(
         idempotency=idempotency,
         sealed_payload=ring.sealed_payload(tenant_id, job_id, request.payload),
     )
+
+
+def idempotency_of(
+    request: JobRequest, ring: SealingKeyRing, *, tenant_id: UUID, key: str | None
+) -> Idempotency | None:
+    """What the client's key for this request is remembered by; None without a key."""
+    if key is None:
+        return None
+    fingerprint, *also = ring.fingerprints(tenant_id, canonical(request))
+    return Idempotency(PATH, key, fingerprint, also)
 
 
 def canonical(request: JobRequest) -> bytes:

@@ -1,19 +1,19 @@
 """POST /api/v1/jobs."""
 
+from dataclasses import dataclass
+
 import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from taskflow.errors import InvalidContent, UnknownJobType
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
 from taskflow.jobs.views import accepted_view, job_links
 from taskflow_api import problems
 from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
-from taskflow_api.intake import PATH, Defaults, defaults_for, new_job
+from taskflow_api.intake import PATH, REFUSALS, Defaults, admit, idempotency_of, new_job
 from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
-from taskflow_api.job_type_rights import JobTypeNotAllowed
 from taskflow_api.json_body import read_body
 from taskflow_api.lean_route import LeanRoute
 from taskflow_api.lifespan import Resources
@@ -75,44 +75,57 @@ async def submit_job(
     """
     wanted = await read_body(request, JobRequest)
     size_bytes = len(await request.body())
+    tenant_id, ring = caller.tenant_id, resources.ring
 
     def as_job(defaults: Defaults) -> NewJob:
-        return new_job(
-            wanted, defaults, resources.ring, tenant_id=caller.tenant_id, idempotency_key=key
-        )
+        idempotency = idempotency_of(wanted, ring, tenant_id=tenant_id, key=key)
+        return new_job(wanted, defaults, ring, tenant_id=tenant_id, idempotency=idempotency)
 
     try:
-        await resources.job_type_rights.require(caller.tenant_id, wanted.type)
-        await resources.job_type_rights.require_attempts(caller.tenant_id, wanted.max_attempts)
-        defaults = await defaults_for(wanted, resources.job_types, caller.tenant_id)
-    except (InvalidContent, UnknownJobType, JobTypeNotAllowed):
-        # It may have been accepted before its times ran out, or its type or the settings changed.
+        defaults = await admit(wanted, resources.job_type_rights, resources.job_types, tenant_id)
+    except REFUSALS:
         job = as_job(Defaults())
         submission = await resources.submissions.find(job) if key else None
         if submission is None:
             raise
-        secrets = await resources.job_types.secrets_of(caller.tenant_id, job.type)
+        secrets = await resources.job_types.secrets_of(tenant_id, job.type)
     else:
         secrets = defaults.secrets
         job = as_job(defaults)
         submission = await resources.submissions.submit(job, size_bytes=size_bytes)
     structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
-    return await _answer(resources, job, submission, secrets)
-
-
-async def _answer(
-    resources: Resources, job: NewJob, submission: Submission, secrets: SecretFields
-) -> Response:
+    answer = await answer_to(resources, job, submission, secrets)
     headers = {"Location": job_links(submission.job_id).self}
-    if submission.kind in _REPLAYED:
+    if answer.is_replayed:
         headers["Idempotent-Replayed"] = "true"
+    return Response(answer.content, answer.status_code, headers, MEDIA_TYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionAnswer:
+    """What a client is told of a submission: a status, and the job's JSON."""
+
+    status_code: int
+    content: bytes
+    is_replayed: bool
+
+
+async def answer_to(
+    resources: Resources, job: NewJob, submission: Submission, secrets: SecretFields
+) -> SubmissionAnswer:
+    """The answer to the submission of this job.
+
+    Raises:
+        JobNotFound: the live job that it was deduplicated to was deleted since.
+        ServiceUnavailable: PostgreSQL can't be asked about that one; or PayloadKeyMissing.
+    """
+    is_replayed = submission.kind in _REPLAYED
     if submission.kind not in _DEDUPLICATED:
-        return Response(
-            dump(secrets.shown(accepted_view(job, submission))), 202, headers, MEDIA_TYPE
-        )
+        content = dump(secrets.shown(accepted_view(job, submission)))
+        return SubmissionAnswer(202, content, is_replayed)
     # A twin that was deleted since is a 404: nothing else that we know of it would be true.
     row = await read_row(resources, job.tenant_id, submission.job_id)
     # The live job may be of another type.
     secrets = await resources.job_types.secrets_of(job.tenant_id, row["type"])
     document = job_document(row, secrets, resources.ring, deduplicated=True)
-    return Response(document.content, 200, headers, MEDIA_TYPE)
+    return SubmissionAnswer(200, document.content, is_replayed)
