@@ -71,10 +71,28 @@ class Batcher(Generic[In, Out]):
             BatcherClosed: the batcher is closed.
             Exception: whatever `write` raised for its batch.
         """
+        self._refuse_when_full()
+        return await self._add(item)
+
+    async def submit_many(self, items: Sequence[In]) -> list[Out | BaseException]:
+        """The answer to each of `items`, in their order, or whatever `write` raised for its batch.
+
+        They are taken all or not at all, also if they are more than there was room for.
+
+        Raises:
+            ServiceUnavailable: too many items wait.
+            BatcherClosed: the batcher is closed.
+        """
+        self._refuse_when_full()
+        return await asyncio.gather(*map(self._add, items), return_exceptions=True)
+
+    def _refuse_when_full(self) -> None:
         if self._closed:
             raise _closed()
         if len(self._waiting) >= self._max_waiting:
             raise ServiceUnavailable("The write queue", f"{self._max_waiting} items wait in it")
+
+    def _add(self, item: In) -> "asyncio.Future[Out]":
         answer: asyncio.Future[Out] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, answer, self._size_of(item)))
         if len(self._writers) < self._max_writers:
@@ -83,7 +101,7 @@ class Batcher(Generic[In, Out]):
                 self._write_batches(), name="batch-writer", context=Context()
             )
             self._writers.add(writer)
-        return await answer
+        return answer
 
     async def close(self) -> None:
         """Take nothing more and return when everything is written; again does nothing.

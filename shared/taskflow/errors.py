@@ -1,5 +1,6 @@
 """What can go wrong, said without knowing HTTP. The API's edge gives each its status."""
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from taskflow.jobs.states import JobState
@@ -75,6 +76,14 @@ class QuotaExceeded(TaskFlowError):
         self.limit = limit
         self.use = use
         self.retry_after_seconds = retry_after_seconds
+
+
+class NotAllAccepted(TaskFlowError):
+    """Of jobs that were submitted together some are refused, by their ids: none is there."""
+
+    def __init__(self, refusals: Mapping[UUID, TaskFlowError]) -> None:
+        super().__init__(f"{len(refusals)} of the jobs are refused.")
+        self.refusals = refusals
 
 
 class ServiceUnavailable(TaskFlowError):

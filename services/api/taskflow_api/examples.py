@@ -44,6 +44,16 @@ _JOB: dict[str, Any] = {
     },
 }
 
+_NEW_JOB = _JOB | {
+    "state": "queued",
+    "attempt": 0,
+    "result": None,
+    "progress": None,
+    "updated_at": _SUBMITTED,
+    "started_at": None,
+    "finished_at": None,
+}
+
 _API_KEY: dict[str, Any] = {
     "id": _KEY_ID,
     "name": "web shop",
@@ -60,6 +70,24 @@ _API_KEY: dict[str, Any] = {
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "JobView": _JOB,
+    "BatchView": {
+        "accepted": 1,
+        "refused": 1,
+        "items": [
+            {"status": 202, "replayed": False, "job": _NEW_JOB},
+            {
+                "status": 422,
+                "problem": {
+                    "type": "urn:taskflow:problem:invalid_content",
+                    "title": "The content is not acceptable",
+                    "status": 422,
+                    "detail": "The payload doesn't fit the schema of 'thumbnail'.",
+                    "code": "invalid_content",
+                    "errors": [{"pointer": "/jobs/1/payload/image", "detail": "is required"}],
+                },
+            },
+        ],
+    },
     "JobPage": {"items": [_JOB], "next_cursor": "hb0Uq0o0m7gABkF…", "has_more": True},
     "JobStats": {
         "total": 3,

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from taskflow.access.schemas import ApiKeyPatch, ApiKeyRequest, ApiKeyRotation
 from taskflow.jobs.schemas import JobPatch, JobRequest
+from taskflow_api.batch_schemas import BatchRequest
 from taskflow_api.examples import EXAMPLES
 from taskflow_api.problem_docs import door_docs
 from taskflow_api.problems import Problem
@@ -78,6 +79,7 @@ def openapi_json() -> str:
 
 _READ_BY_HAND = (
     JobRequest,
+    BatchRequest,
     JobPatch,
     ApiKeyRequest,
     ApiKeyPatch,

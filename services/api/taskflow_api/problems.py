@@ -94,6 +94,19 @@ class Problem(BaseModel):
     errors: list[FieldProblem] = Field(default_factory=list)
 
 
+class ItemProblem(BaseModel):
+    """Why one item of a request was refused."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="The kind of problem as a URI; a name, not an address.")
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="The kind of problem, stable, for programs.")
+    errors: list[FieldProblem]
+
+
 class ProblemError(Exception):
     """Raised where a request can't be served; becomes the answer."""
 
@@ -131,7 +144,7 @@ def problem_response(
         instance=quote(scope["path"], safe="/-._~!$&'()*+,;=:@"),
         code=kind.code,
         request_id=scope.get("state", {}).get("request_id", ""),
-        errors=[FieldProblem(pointer=_text(at), detail=_text(text)) for at, text in errors],
+        errors=_field_problems(errors),
         **extensions,
     )
     content = problem.model_dump_json(exclude=None if errors else {"errors"})
@@ -140,9 +153,28 @@ def problem_response(
     )
 
 
+def item_problem(
+    kind: ProblemKind, detail: str, errors: Sequence[tuple[str, str]], **extensions: Any
+) -> ItemProblem:
+    """The problem of an item whose request is answered all the same."""
+    return ItemProblem(
+        type=kind.uri,
+        title=kind.title,
+        status=kind.status,
+        detail=_text(detail),
+        code=kind.code,
+        errors=_field_problems(errors),
+        **extensions,
+    )
+
+
 def pointer_to(*tokens: str | int) -> str:
     """The JSON pointer (RFC 6901) of a member: `/payload/a~1b/0`."""
     return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def _field_problems(errors: Sequence[tuple[str, str]]) -> list[FieldProblem]:
+    return [FieldProblem(pointer=_text(at), detail=_text(text)) for at, text in errors]
 
 
 def _text(text: str) -> str:

@@ -1,9 +1,10 @@
 """Submissions on their way into PostgreSQL: many in one statement, again while it is away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -17,11 +18,12 @@ from taskflow.db.pool import (
     TenantDatabase,
 )
 from taskflow.errors import ServiceUnavailable, TaskFlowError
+from taskflow.jobs.joint_submission import submit_together
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.quotas import DefaultQuotas
-from taskflow.jobs.submission import Answer, find_answer, submit, submit_alone
+from taskflow.jobs.submission import Answer, find_answer, find_answers, submit, submit_alone
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_api.late_commits import LateCommits
@@ -37,6 +39,10 @@ WRITERS = 2
 WAITING_BATCHES = 10
 """How many batches may wait; what comes beyond them is refused, which bounds the memory."""
 
+BATCHES_AT_ONCE = 2
+"""Of how many clients' batches jobs wait at once, each with as many as the writers take in one go:
+so that there is always room for single ones, and clients with batches take turns."""
+
 _NOT_NOW: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS, ServiceUnavailable)
 _UNANSWERED: tuple[type[BaseException], ...] = (
     OSError,
@@ -50,6 +56,7 @@ _UNANSWERED: tuple[type[BaseException], ...] = (
 _SERVICE = "PostgreSQL"
 
 Written = TypeVar("Written")
+Answered = TypeVar("Answered", bound=Answer)
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 Weighed = tuple[NewJob, int]
 """A job, and the bytes of its request."""
@@ -84,7 +91,9 @@ class Submissions:
             max_waiting=batch_size * WAITING_BATCHES,
             skip_cancelled=True,
         )
-        self._alone: set[asyncio.Task[Answer]] = set()
+        self._part = batch_size * WRITERS
+        self._batches = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._alone: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: NewJob, *, size_bytes: int) -> Submission:
         """Commit a job, or find what it was committed as before; `size_bytes`: its request's.
@@ -96,7 +105,7 @@ class Submissions:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 if job.needs_own_transaction:
-                    answer = await self._submit_alone(job)
+                    answer = await self._by_itself(self._write_alone(job))
                 else:
                     answer = await self._batcher.submit((job, size_bytes))
         except TimeoutError as error:
@@ -104,6 +113,42 @@ class Submissions:
         except BatcherClosed as error:
             raise ServiceUnavailable("The service", "it is stopping") from error
         return _accepted(answer)
+
+    async def submit_each(self, jobs: Sequence[NewJob], *, size_bytes: int) -> list[Answer]:
+        """As `submit` for each of them by itself: an answer for each, in their order.
+
+        A refusal is an answer too; so is ServiceUnavailable, after which that job may be committed.
+        `size_bytes`: of the request for them all.
+        """
+        answers: dict[UUID, Answer] = {}
+        together = [job for job in jobs if not job.needs_own_transaction]
+        each_bytes = size_bytes // len(jobs) if jobs else 0
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                for start in range(0, len(together), self._part):
+                    part = together[start : start + self._part]
+                    answers |= await self._submit_part(part, each_bytes)
+                for job in jobs:
+                    if job.needs_own_transaction:
+                        answers[job.id] = await self._answer_alone(job)
+        except TimeoutError:
+            log.warning("batch_cut_short", jobs=len(jobs), answered=len(answers))
+        late = ServiceUnavailable(_SERVICE, "the commit takes too long")
+        return [answers.get(job.id, late) for job in jobs]
+
+    async def submit_together(self, jobs: Sequence[NewJob]) -> list[Submission]:
+        """Commit jobs of one tenant in one transaction, or none; an answer for each, in order.
+
+        Raises:
+            NotAllAccepted: some are refused.
+            InvalidContent: PostgreSQL can't store one of them.
+            ServiceUnavailable: PostgreSQL doesn't answer in time; they may all be committed.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._batches:
+                return await self._by_itself(self._write_together(jobs))
+        except TimeoutError as error:
+            raise ServiceUnavailable(_SERVICE, "the commit takes too long") from error
 
     async def find(self, job: NewJob) -> Submission | None:
         """What this job's idempotency key was answered with before, or None.
@@ -116,6 +161,16 @@ class Submissions:
             self._of_one(job), lambda connection: find_answer(connection, job)
         )
         return None if answer is None else _accepted(answer)
+
+    async def find_each(self, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
+        """As `find` for jobs of one tenant, by their ids; a key of another request is an answer.
+
+        Raises:
+            ServiceUnavailable: PostgreSQL can't be asked.
+        """
+        return await self._persist(
+            self._of_one(jobs[0]), lambda connection: find_answers(connection, jobs)
+        )
 
     async def close(self) -> None:
         """Take nothing more, and return when everything that was taken is committed."""
@@ -137,14 +192,29 @@ class Submissions:
     def _of_one(self, job: NewJob) -> Connect:
         return lambda: self._database.connection(job.tenant_id)
 
-    async def _submit_alone(self, job: NewJob) -> Answer:
+    async def _submit_part(self, part: Sequence[NewJob], each_bytes: int) -> dict[UUID, Answer]:
+        said: Sequence[Answer | BaseException]
+        try:
+            async with self._batches:
+                said = await self._batcher.submit_many([(job, each_bytes) for job in part])
+        except (ServiceUnavailable, BatcherClosed) as error:
+            said = [error] * len(part)
+        return {job.id: _answer_of(each) for job, each in zip(part, said, strict=True)}
+
+    async def _answer_alone(self, job: NewJob) -> Answer:
+        try:
+            return await self._by_itself(self._write_alone(job))
+        except ServiceUnavailable as error:
+            return error
+
+    async def _by_itself(self, writing: Coroutine[Any, Any, Written]) -> Written:
         # In a task of its own, so that a caller who leaves can't cut the commit from its pointer.
-        task = asyncio.create_task(self._write_alone(job), name="submit-alone")
+        task = asyncio.create_task(writing, name="submit-alone")
         self._alone.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
-    def _forget(self, task: "asyncio.Task[Answer]") -> None:
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._alone.discard(task)
         if not task.cancelled():
             task.exception()  # Marks it as seen where the caller has gone.
@@ -160,16 +230,24 @@ class Submissions:
         (answer,) = await self._commit([job], self._of_one(job), write)
         return answer
 
+    async def _write_together(self, jobs: Sequence[NewJob]) -> list[Submission]:
+        def write(connection: Connection) -> Awaitable[list[Submission]]:
+            return submit_together(
+                connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas
+            )
+
+        return await self._commit(jobs, self._of_one(jobs[0]), write)
+
     async def _commit(
         self,
         jobs: Sequence[NewJob],
         connect: Connect,
-        write: Callable[[Connection], Awaitable[list[Answer]]],
-    ) -> list[Answer]:
+        write: Callable[[Connection], Awaitable[list[Answered]]],
+    ) -> list[Answered]:
         """Write these jobs and have their pointers published, also those committed too late."""
         in_doubt = False
 
-        async def send(connection: Connection) -> list[Answer]:
+        async def send(connection: Connection) -> list[Answered]:
             nonlocal in_doubt
             try:
                 return await write(connection)
@@ -214,6 +292,14 @@ class Submissions:
             for job, answer in zip(jobs, answers, strict=True)
             if isinstance(answer, Submission) and answer.pointer_at is not None
         )
+
+
+def _answer_of(said: Answer | BaseException) -> Answer:
+    if isinstance(said, BatcherClosed):
+        return ServiceUnavailable("The service", "it is stopping")
+    if isinstance(said, Submission | TaskFlowError):
+        return said
+    raise said
 
 
 def _accepted(answer: Answer) -> Submission:

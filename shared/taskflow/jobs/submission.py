@@ -134,12 +134,12 @@ async def submit(
     pending = list(new_jobs)
     in_turn = False
     while pending:
-        writing = _Writing(connection, with_pointers, quotas, in_turn=in_turn)
+        writing = Writing(connection, with_pointers, quotas, in_turn=in_turn)
         answers |= await writing.insert(_first_of_each_key(pending))
         # Not answered: the key belongs to another request, the answer to our commit was lost, or
         # the tenant is near a quota.
         unanswered = [job for job in pending if job.id not in answers]
-        answers |= await _find(connection, unanswered)
+        answers |= await find_answers(connection, unanswered)
         # Still not: near a quota; or the key's first request was refused, so that the next one
         # takes its place.
         pending = [job for job in unanswered if job.id not in answers]
@@ -162,7 +162,7 @@ def _first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Writing:
+class Writing:
     """How a batch is inserted; `in_turn`: its tenants' quotas are judged with nobody beside."""
 
     connection: Connection
@@ -200,15 +200,15 @@ class _Writing:
         tenants = {job.tenant_id for job in batch}
         rooms = await rooms_in_turn(self.connection, tenants, self.quotas)
         # What came before us is committed by now.
-        found = await _find(self.connection, batch)
+        found = await find_answers(self.connection, batch)
         new = [job for job in batch if job.id not in found]
-        refused = _refusals(new, rooms)
+        refused = quota_refusals(new, rooms)
         admitted = [job for job in new if job.id not in refused]
         written = await self.write(admitted) if admitted else {}
         return found | refused | written
 
 
-def _refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID, Answer]:
+def quota_refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[UUID, Answer]:
     """The answers of those for which their tenant has no room beside the ones before them."""
     refused: dict[UUID, Answer] = {}
     for tenant_id, room in rooms.items():
@@ -227,10 +227,11 @@ async def find_answer(connection: Connection, job: NewJob) -> Answer | None:
     A request that would be refused by now, for its times or its type's new schema, is still the
     one that was accepted then.
     """
-    return (await _find(connection, [job])).get(job.id)
+    return (await find_answers(connection, [job])).get(job.id)
 
 
-async def _find(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
+async def find_answers(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
+    """As `find_answer`, for each of these jobs, by its id, that has one; at one look."""
     if not jobs:
         return {}
     rows = await connection.fetch(
@@ -317,7 +318,7 @@ async def submit_alone(
     Raises:
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
     """
-    writing = _Writing(connection, with_pointers, quotas, in_turn=False)
+    writing = Writing(connection, with_pointers, quotas, in_turn=False)
     # A twin that ends between the conflict and the look at it leaves nothing to return: again.
     while True:
         try:
@@ -334,18 +335,18 @@ async def submit_alone(
             return _refused(error)
 
 
-async def _submit_alone(writing: _Writing, job: NewJob) -> Answer:
+async def _submit_alone(writing: Writing, job: NewJob) -> Answer:
     connection = writing.connection
     rooms: dict[UUID, Room] = {}
     if writing.in_turn:
         rooms = await rooms_in_turn(connection, [job.tenant_id], writing.quotas)
-    known = (await _find(connection, [job])).get(job.id)
+    known = (await find_answers(connection, [job])).get(job.id)
     if known is not None:
         return known
     twin = await _answer_with_twin(connection, job)
     if twin is not None:
         return twin
-    if refused := _refusals([job], rooms):
+    if refused := quota_refusals([job], rooms):
         return refused[job.id]
     blocked = False
     if job.depends_on:
@@ -362,7 +363,7 @@ async def _submit_alone(writing: _Writing, job: NewJob) -> Answer:
         )
     answers = await writing.write([job], blocked=blocked)
     # Else another request with this key has committed since the first look.
-    answers = answers or await _find(connection, [job])
+    answers = answers or await find_answers(connection, [job])
     if not answers:
         raise _TurnNeeded
     return answers[job.id]

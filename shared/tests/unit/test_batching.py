@@ -123,6 +123,22 @@ async def test_too_many_waiting_is_said_at_once() -> None:
     assert (await first, await second) == (0, 2)
 
 
+async def test_many_are_taken_together_and_each_has_its_answer() -> None:
+    writer = Writer()
+    batcher = Batcher(writer.write, max_items=2, max_waiting=1)
+    many = asyncio.create_task(batcher.submit_many([1, 2, 3]))
+    await settle()
+    with pytest.raises(ServiceUnavailable):
+        await batcher.submit_many([4])
+    writer.error = ValueError("no")
+    writer.gate.set()
+    said = await many
+    writer.error = None
+    assert writer.batches == [[1, 2], [3]]
+    assert [type(each) for each in said] == [ValueError] * 3
+    assert await batcher.submit_many([5, 6, 7]) == [10, 12, 14]
+
+
 async def test_closing_writes_what_waits_and_takes_nothing_more() -> None:
     writer = Writer()
     batcher = Batcher(writer.write, max_items=1)

@@ -35,6 +35,10 @@ class RateLimits:
         """Take so many tokens of the caller's; None where nothing limits it."""
         return await self.take_from(self._buckets_of(caller), cost=cost)
 
+    def most_at_once(self, caller: Principal) -> int | None:
+        """How many tokens the caller can have in one request; None where nothing limits it."""
+        return min((bucket.policy.quota for bucket in self._buckets_of(caller)), default=None)
+
     async def take_from(self, buckets: Sequence[Bucket], *, cost: int = 1) -> Taken | None:
         """Take so many tokens from all of these buckets or from none; None where there are none."""
         if not buckets:

@@ -49,10 +49,14 @@ class Taken:
         )
         return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(limits))]
 
-    def retry_after_seconds(self) -> int:
-        """When there will be enough in every bucket, if nobody else takes from them."""
+    def retry_after_seconds(self, cost: int | None = None) -> int:
+        """When there will be enough in every bucket, if nobody else takes from them.
+
+        Enough for what was wanted, or for `cost` tokens.
+        """
+        wanted = self.take.cost if cost is None else cost
         waits = (
-            bucket.policy.enough_in_ms(debt, self.take.cost)
+            bucket.policy.enough_in_ms(debt, wanted)
             for bucket, debt in zip(self.take.buckets, self.debts, strict=True)
         )
         return max(1, _seconds(max(waits)))

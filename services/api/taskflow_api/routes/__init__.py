@@ -9,6 +9,7 @@ from taskflow_api.routes import (
     api_keys,
     audit_log,
     auth,
+    batch,
     documentation,
     health,
     job,
@@ -24,6 +25,7 @@ from taskflow_api.routes import (
 # The lists come before the single job, whose pattern would match /jobs/stats too.
 ROUTERS: Sequence[APIRouter] = (
     submission.router,
+    batch.router,
     job_lists.router,
     job.router,
     job_actions.router,
