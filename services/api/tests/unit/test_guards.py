@@ -24,6 +24,7 @@ ID = "0198f1a0-7c4e-7d3a-9f6b-0f8e7c6d5b4a"
 
 NEEDED = {
     "submit_job": "jobs:write",
+    "submit_batch": "jobs:write",
     "list_jobs": "jobs:read",
     "count_jobs": "jobs:read",
     "get_job": "jobs:read",
