@@ -97,20 +97,30 @@ SELECT * FROM accepted
 """
 
 # A job of our own may have been run since its commit, whose answer was lost; the answer is still
-# that to a submission, in the state of then.
+# that to a submission, in the state of then. The limits keep the joins apart, so that each row is
+# looked for by its key: joined by hash, a batch would read all that its tenant ever had.
 _FIND = f"""
-SELECT input.id AS own_id, jobs.id, submitted.target AS state, jobs.created_at, jobs.run_at,
-       jobs.expires_at, nullif(jobs.pointer_at, 'infinity') AS pointer_at,
+SELECT input.id AS own_id, own.id, submitted.target AS state, own.created_at, own.run_at,
+       own.expires_at, nullif(own.pointer_at, 'infinity') AS pointer_at,
        known.job_id AS key_job_id, known.fingerprint,
        known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
        first.queue, first.max_attempts, first.timeout_seconds
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
-LEFT JOIN idempotency_keys AS known
-  ON known.tenant_id = input.tenant_id AND known.path = input.path AND known.key = input.key
- AND known.created_at >= now() - {KEY_LIFETIME}
-LEFT JOIN jobs ON jobs.id = input.id
-LEFT JOIN job_events AS submitted ON submitted.job_id = jobs.id AND submitted.event = 'submit'
-LEFT JOIN jobs AS first ON first.id = known.job_id
+LEFT JOIN LATERAL (
+    SELECT fingerprint, job_id, state, deduplicated, created_at FROM idempotency_keys
+    WHERE tenant_id = input.tenant_id AND path = input.path AND key = input.key
+      AND created_at >= now() - {KEY_LIFETIME}
+    LIMIT 1
+) AS known ON true
+LEFT JOIN LATERAL (
+    SELECT id, created_at, run_at, expires_at, pointer_at FROM jobs WHERE id = input.id LIMIT 1
+) AS own ON true
+LEFT JOIN LATERAL (
+    SELECT target FROM job_events WHERE job_id = own.id AND event = 'submit' LIMIT 1
+) AS submitted ON true
+LEFT JOIN LATERAL (
+    SELECT queue, max_attempts, timeout_seconds FROM jobs WHERE id = known.job_id LIMIT 1
+) AS first ON true
 """
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -125,3 +126,21 @@ async def test_a_batch_of_replays_has_the_plan_that_it_would_have_without_a_poli
         for session in (intake, connection)
     ]
     assert found == wanted
+
+
+async def test_a_batch_of_keys_is_looked_for_key_by_key(
+    connection: asyncpg.Connection, clean_database: str
+) -> None:
+    """Also where PostgreSQL doesn't know yet how much a tenant has."""
+    await connection.execute(_FILL, DEFAULT_TENANT_ID)
+    await connection.execute(_FILL_KEYS)
+    await connection.execute(_FILL_EVENTS)
+    session = await connect_as(DatabaseRole.TENANT, clean_database, server_settings={})
+    await session.execute(begin_for(DEFAULT_TENANT_ID))
+    ids = [str(uuid4()) for _ in range(1_000)]
+    batch = ids, [DEFAULT_TENANT_ID] * len(ids), ["/"] * len(ids), ids
+    found = await plan(session, submission._FIND, *batch)
+    await session.close()
+    assert "Hash" not in found
+    assert "Seq Scan" not in found
+    assert found.count("Index Cond: (id =") == 2
