@@ -12,12 +12,13 @@ from taskflow.jobs.states import WAITING, JobState
 JOB_BYTES = 2_048
 """What a job counts for beside its content and result: its rows, their history, their indexes."""
 
-NEAR_JOBS = 1_000
+NEAR_JOBS = 2_000
 NEAR_BYTES = 64 * 1024 * 1024
 NEAR_SHARE = 10
 """A tenant is near its quota when less is left than a tenth of it, or than so many jobs or bytes.
 From there on its submissions take turns, so that none goes beyond it. Before, they don't: so much
-may be on its way into PostgreSQL at one moment."""
+may be on its way into PostgreSQL at one moment, half of it the jobs of an atomic batch, whose turn
+those before that point don't wait for."""
 
 
 class QuotaName(StrEnum):
