@@ -23,8 +23,8 @@ _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?',
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
-async def read_body(request: Request, model: type[Model]) -> Model:
-    """The body as `model`.
+async def read_body(request: Request, model: type[Model], *, around: int = 0) -> Model:
+    """The body as `model`; `around`: by how many levels it may be nested deeper than others.
 
     Raises:
         ProblemError: 400, it is no JSON; 415, it doesn't claim to be; 422, the model refuses it.
@@ -39,7 +39,8 @@ async def read_body(request: Request, model: type[Model]) -> Model:
             "The body must not be compressed.",
             headers={"Accept-Encoding": "identity"},
         )
-    return validated(model, parse_json(await request.body()))
+    body = await request.body()
+    return validated(model, parse_json(body, max_depth=MAX_DEPTH + around))
 
 
 def validated(model: type[Model], value: Any) -> Model:
@@ -59,7 +60,7 @@ def validated(model: type[Model], value: Any) -> Model:
         ) from None
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """The value of a JSON text in UTF-8 whose objects name no member twice.
 
     Raises:
@@ -67,7 +68,7 @@ def parse_json(body: bytes) -> Any:
     """
     if not body.strip():
         raise ProblemError(MALFORMED_BODY, "The body is empty.")
-    _refuse_depth(body)
+    _refuse_depth(body, max_depth)
     try:
         text = body.decode()
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -79,26 +80,27 @@ def parse_json(body: bytes) -> Any:
         detail = f"{error.msg} at line {error.lineno}, column {error.colno}."
         raise ProblemError(MALFORMED_BODY, detail) from None
     except RecursionError:
-        raise ProblemError(MALFORMED_BODY, _TOO_DEEP) from None
+        raise _too_deep(max_depth) from None
     except ValueError:
         # The one that is left: more digits than Python takes for an integer.
         raise ProblemError(MALFORMED_BODY, "A number has too many digits.") from None
 
 
-_TOO_DEEP = f"The body is nested deeper than {MAX_DEPTH} levels."
+def _too_deep(max_depth: int) -> ProblemError:
+    return ProblemError(MALFORMED_BODY, f"The body is nested deeper than {max_depth} levels.")
 
 
-def _refuse_depth(body: bytes) -> None:
+def _refuse_depth(body: bytes, max_depth: int) -> None:
     """Before parsing, which is recursive; the cheap count settles it for nearly every body."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+    if body.count(b"[") + body.count(b"{") <= max_depth:
         return
     depth = 0
     for token in _NESTING.finditer(body):
         first = body[token.start()]
         if first in b"[{":
             depth += 1
-            if depth > MAX_DEPTH:
-                raise ProblemError(MALFORMED_BODY, _TOO_DEEP)
+            if depth > max_depth:
+                raise _too_deep(max_depth)
         elif first in b"]}":
             depth -= 1
 
