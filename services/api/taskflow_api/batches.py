@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.schemas import JobRequest
 from taskflow.jobs.submission import Answer
 from taskflow.sealing.ring import SealingKeyRing
-from taskflow_api.batch_schemas import BatchEnvelope
+from taskflow_api.batch_schemas import MAX_JOBS, BatchEnvelope
 from taskflow_api.intake import PATH, REFUSALS, Defaults, admit, new_job
 from taskflow_api.json_body import validated
 from taskflow_api.lifespan import Resources
@@ -31,8 +32,8 @@ BATCH_PATH = f"{PATH}/batch"
 
 Refusal = TaskFlowError | ProblemError
 
-BREATH = 50
-"""After so many jobs other requests have their turn: a whole batch takes tens of milliseconds."""
+SPELL_SECONDS = 0.005
+"""After so long other requests have their turn: a whole batch may take tenths of a second."""
 
 
 @dataclass(slots=True)
@@ -52,6 +53,21 @@ class Item:
         return self.outcome if isinstance(self.outcome, TaskFlowError | ProblemError) else None
 
 
+class Spells:
+    """Work on many jobs, in spells between which other requests have their turn."""
+
+    def __init__(self) -> None:
+        """The first one begins now."""
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + SPELL_SECONDS
+
+    async def next_job(self) -> None:
+        """To be called before each job, which may take longer than a hundred others."""
+        if self._loop.time() >= self._ends_at:
+            await asyncio.sleep(0)
+            self._ends_at = self._loop.time() + SPELL_SECONDS
+
+
 async def take_in(
     resources: Resources, tenant_id: UUID, batch: BatchEnvelope, key: str | None
 ) -> list[Item]:
@@ -61,26 +77,29 @@ async def take_in(
         IdempotencyKeyReused: the key belongs to another batch.
         ServiceUnavailable: PostgreSQL can't be asked.
     """
-    keys = _keys_of(resources.ring, tenant_id, batch, key)
+    keys = [] if key is None else _keys_of(resources.ring, tenant_id, batch, key)
+    spells = Spells()
     items: list[Item] = []
-    for value, idempotency in zip(batch.jobs, keys, strict=True):
-        if len(items) % BREATH == 0:
-            await asyncio.sleep(0)
+    for value, idempotency in zip_longest(batch.jobs, keys[: len(batch.jobs)]):
+        await spells.next_job()
         items.append(await _take_in_one(resources, tenant_id, value, idempotency))
     if key is not None:
-        await _recall(resources, tenant_id, items, key)
+        try:
+            await _recall(resources, tenant_id, items, keys)
+        except IdempotencyKeyReused as error:
+            detail = f"The Idempotency-Key {key!r} was used for another batch."
+            raise IdempotencyKeyReused(detail) from error
     return items
 
 
 def _keys_of(
-    ring: SealingKeyRing, tenant_id: UUID, batch: BatchEnvelope, key: str | None
-) -> Sequence[Idempotency | None]:
-    if key is None:
-        return [None] * len(batch.jobs)
+    ring: SealingKeyRing, tenant_id: UUID, batch: BatchEnvelope, key: str
+) -> Sequence[Idempotency]:
+    """The keys of all jobs that any batch may have: one with the same key may have had more."""
     fingerprint, *also = ring.fingerprints(tenant_id, _canonical(batch))
     return [
         Idempotency(BATCH_PATH, item_key(key, index), fingerprint, also)
-        for index in range(len(batch.jobs))
+        for index in range(MAX_JOBS)
     ]
 
 
@@ -119,15 +138,13 @@ async def _take_in_one(
     return Item(as_job(defaults), defaults.secrets, None)
 
 
-async def _recall(resources: Resources, tenant_id: UUID, items: Sequence[Item], key: str) -> None:
+async def _recall(
+    resources: Resources, tenant_id: UUID, items: Sequence[Item], keys: Sequence[Idempotency]
+) -> None:
     """Give those that were accepted before their answers, whatever would refuse them by now."""
     by_id = {item.job.id: item for item in items if item.job is not None}
-    if not by_id:
-        return
     jobs = [item.job for item in items if item.job is not None]
-    found = await resources.submissions.find_each(jobs)
-    if any(isinstance(answer, IdempotencyKeyReused) for answer in found.values()):
-        raise IdempotencyKeyReused(f"The Idempotency-Key {key!r} was used for another batch.")
+    found = await resources.submissions.find_each(tenant_id, jobs, keys)
     for job_id, answer in found.items():
         item = by_id[job_id]
         if item.job is not None and item.outcome is not None:

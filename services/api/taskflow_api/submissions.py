@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -10,26 +9,17 @@ import asyncpg
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
-from taskflow.db.pool import (
-    REFUSALS,
-    TRANSIENT_ERRORS,
-    Connection,
-    IntakeDatabase,
-    TenantDatabase,
-)
-from taskflow.errors import ServiceUnavailable, TaskFlowError
-from taskflow.jobs.joint_submission import submit_together
+from taskflow.db.pool import Connection, IntakeDatabase, TenantDatabase
+from taskflow.errors import IdempotencyKeyReused, ServiceUnavailable, TaskFlowError
+from taskflow.jobs.joint_submission import have_anothers, submit_together
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.new_job import NewJob, Submission
+from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.submission import Answer, find_answer, find_answers, submit, submit_alone
-from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_api.late_commits import LateCommits
-
-RETRY_SECONDS = 5.0
-"""For how long a batch is sent again while PostgreSQL doesn't take it."""
+from taskflow_api.persistence import SERVICE, Connect, persist
 
 ANSWER_SECONDS = 10.0
 """How long a caller waits in all, for its turn and for the commit."""
@@ -43,7 +33,6 @@ BATCHES_AT_ONCE = 2
 """Of how many clients' batches jobs wait at once, each with as many as the writers take in one go:
 so that there is always room for single ones, and clients with batches take turns."""
 
-_NOT_NOW: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, *REFUSALS, ServiceUnavailable)
 _UNANSWERED: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -53,11 +42,8 @@ _UNANSWERED: tuple[type[BaseException], ...] = (
 )
 """After these PostgreSQL may still commit what it was sent; its own errors say that it doesn't."""
 
-_SERVICE = "PostgreSQL"
-
 Written = TypeVar("Written")
 Answered = TypeVar("Answered", bound=Answer)
-Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 Weighed = tuple[NewJob, int]
 """A job, and the bytes of its request."""
 
@@ -109,7 +95,7 @@ class Submissions:
                 else:
                     answer = await self._batcher.submit((job, size_bytes))
         except TimeoutError as error:
-            raise ServiceUnavailable(_SERVICE, "the commit takes too long") from error
+            raise ServiceUnavailable(SERVICE, "the commit takes too long") from error
         except BatcherClosed as error:
             raise ServiceUnavailable("The service", "it is stopping") from error
         return _accepted(answer)
@@ -133,7 +119,7 @@ class Submissions:
                         answers[job.id] = await self._answer_alone(job)
         except TimeoutError:
             log.warning("batch_cut_short", jobs=len(jobs), answered=len(answers))
-        late = ServiceUnavailable(_SERVICE, "the commit takes too long")
+        late = ServiceUnavailable(SERVICE, "the commit takes too long")
         return [answers.get(job.id, late) for job in jobs]
 
     async def submit_together(self, jobs: Sequence[NewJob]) -> list[Submission]:
@@ -148,7 +134,7 @@ class Submissions:
             async with asyncio.timeout(ANSWER_SECONDS), self._batches:
                 return await self._by_itself(self._write_together(jobs))
         except TimeoutError as error:
-            raise ServiceUnavailable(_SERVICE, "the commit takes too long") from error
+            raise ServiceUnavailable(SERVICE, "the commit takes too long") from error
 
     async def find(self, job: NewJob) -> Submission | None:
         """What this job's idempotency key was answered with before, or None.
@@ -157,20 +143,29 @@ class Submissions:
             IdempotencyKeyReused: the key belongs to another request.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        answer = await self._persist(
-            self._of_one(job), lambda connection: find_answer(connection, job)
+        answer = await persist(
+            self._of(job.tenant_id), lambda connection: find_answer(connection, job)
         )
         return None if answer is None else _accepted(answer)
 
-    async def find_each(self, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
-        """As `find` for jobs of one tenant, by their ids; a key of another request is an answer.
+    async def find_each(
+        self, tenant_id: UUID, jobs: Sequence[NewJob], keys: Sequence[Idempotency]
+    ) -> dict[UUID, Answer]:
+        """What the keys of one request's jobs were answered with before, by the jobs' ids.
+
+        `keys` are the request's whole set, also those for which it has no job.
 
         Raises:
+            IdempotencyKeyReused: one of `keys` belongs to another request.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        return await self._persist(
-            self._of_one(jobs[0]), lambda connection: find_answers(connection, jobs)
-        )
+
+        async def find(connection: Connection) -> dict[UUID, Answer]:
+            if await have_anothers(connection, tenant_id, keys):
+                raise IdempotencyKeyReused("The Idempotency-Key was used for another request.")
+            return await find_answers(connection, jobs)
+
+        return await persist(self._of(tenant_id), find)
 
     async def close(self) -> None:
         """Take nothing more, and return when everything that was taken is committed."""
@@ -189,8 +184,8 @@ class Submissions:
         tenants = {job.tenant_id for job in jobs}
         return await self._commit(jobs, lambda: self._intake.connection(tenants), write)
 
-    def _of_one(self, job: NewJob) -> Connect:
-        return lambda: self._database.connection(job.tenant_id)
+    def _of(self, tenant_id: UUID) -> Connect:
+        return lambda: self._database.connection(tenant_id)
 
     async def _submit_part(self, part: Sequence[NewJob], each_bytes: int) -> dict[UUID, Answer]:
         said: Sequence[Answer | BaseException]
@@ -227,7 +222,7 @@ class Submissions:
                 )
             ]
 
-        (answer,) = await self._commit([job], self._of_one(job), write)
+        (answer,) = await self._commit([job], self._of(job.tenant_id), write)
         return answer
 
     async def _write_together(self, jobs: Sequence[NewJob]) -> list[Submission]:
@@ -236,7 +231,7 @@ class Submissions:
                 connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas
             )
 
-        return await self._commit(jobs, self._of_one(jobs[0]), write)
+        return await self._commit(jobs, self._of(jobs[0].tenant_id), write)
 
     async def _commit(
         self,
@@ -256,33 +251,13 @@ class Submissions:
                 raise
 
         try:
-            answers = await self._persist(connect, send)
+            answers = await persist(connect, send)
         except ServiceUnavailable:
             if in_doubt:
                 self._late_commits.watch(job.id for job in jobs)
             raise
         self._publish(jobs, answers)
         return answers
-
-    async def _persist(
-        self, connect: Connect, write: Callable[[Connection], Awaitable[Written]]
-    ) -> Written:
-        """Call `write`, and again with the same ids while PostgreSQL is away."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + RETRY_SECONDS
-        failures = 0
-        while True:
-            try:
-                async with connect() as connection:
-                    return await write(connection)
-            except _NOT_NOW as error:
-                failures += 1
-                pause = pause_seconds(failures, last=1.0)
-                if loop.time() + pause > give_up_at:
-                    log.warning("submissions_refused", error=str(error), failures=failures)
-                    said = str(error) or type(error).__name__
-                    raise ServiceUnavailable(_SERVICE, said) from error
-                await asyncio.sleep(pause)
 
     def _publish(self, jobs: Sequence[NewJob], answers: Sequence[Answer]) -> None:
         self._relay.send(

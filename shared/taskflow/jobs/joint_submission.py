@@ -1,15 +1,39 @@
-"""Submitting jobs together: all of them in one transaction, or none."""
+"""The jobs of one request: their keys, and all of them in one transaction, or none."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import asyncpg
 
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, NotAllAccepted, TaskFlowError
-from taskflow.jobs.new_job import NewJob, Submission
+from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.room import NO_QUOTAS, rooms_in_turn
-from taskflow.jobs.submission import Writing, find_answers, quota_refusals
+from taskflow.jobs.submission import KEY_LIFETIME, Writing, find_answers, quota_refusals
+
+_HAVE_ANOTHERS = f"""
+SELECT EXISTS (
+    SELECT FROM idempotency_keys
+    WHERE tenant_id = $1 AND path = $2 AND key = ANY($3::text[])
+      AND fingerprint <> ALL($4::bytea[]) AND created_at >= now() - {KEY_LIFETIME}
+)
+"""
+
+
+async def have_anothers(
+    connection: Connection, tenant_id: UUID, keys: Sequence[Idempotency]
+) -> bool:
+    """Whether one of these keys, which are one request's, belongs to another request."""
+    first = keys[0]
+    found: bool = await connection.fetchval(
+        _HAVE_ANOTHERS,
+        tenant_id,
+        first.path,
+        [key.key for key in keys],
+        [first.fingerprint, *first.also],
+    )
+    return found
 
 
 class _KeyTaken(TaskFlowError):

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, NotAllAccepted, QuotaExceeded
-from taskflow.jobs.joint_submission import submit_together
-from taskflow.jobs.new_job import NewJob, SubmissionKind
-from taskflow.jobs.quotas import DefaultQuotas
+from taskflow.jobs.joint_submission import have_anothers, submit_together
+from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.quotas import NEAR_JOBS, DefaultQuotas
 from taskflow.jobs.submission import submit
 from taskflow_testing.jobs import TENANT, Connect, idempotency, new_job
 from taskflow_testing.waiting import eventually
@@ -97,3 +98,33 @@ async def test_many_at_once_keep_to_the_quota(connect: Connect) -> None:
     )  # fmt: skip
     assert sum(not isinstance(answer, NotAllAccepted) for answer in answers) == 3
     assert await count(connections[0]) == 90
+
+
+async def test_those_that_take_no_turn_leave_room_for_a_batch(connect: Connect) -> None:
+    """Two statements of others are not committed when a batch takes all the room that it sees."""
+    near, *far = [await connect() for _ in range(3)]
+    quotas = DefaultQuotas(waiting_jobs=NEAR_JOBS + 200)
+    async with far[0].transaction(), far[1].transaction():
+        for each in far:
+            answers = await submit(
+                each, [new_job() for _ in range(200)], with_pointers=True, quotas=quotas
+            )
+            assert {type(answer) for answer in answers} == {Submission}
+        batch = [new_job() for _ in range(1_000)]
+        await submit_together(near, batch, with_pointers=True, quotas=quotas)
+    assert 1_400 == await count(near) <= NEAR_JOBS + 200
+
+
+async def test_keys_are_anothers_by_their_fingerprints(connection: asyncpg.Connection) -> None:
+    await submit(connection, keyed(5)[4:], with_pointers=True)
+    for path, fingerprint, found in (
+        ("/api/v1/jobs", b"one", False),
+        ("/api/v1/jobs", b"two", True),
+        ("/elsewhere", b"two", False),
+    ):
+        like_it = idempotency("k", fingerprint)
+        keys = [replace(like_it, path=path, key=f"k{n}") for n in range(9)]
+        assert await have_anothers(connection, TENANT, keys) is found
+        also = [replace(key, also=[idempotency("k", b"one").fingerprint]) for key in keys]
+        assert await have_anothers(connection, TENANT, also) is False
+        assert await have_anothers(connection, TENANT, keys[:4]) is False

@@ -1,12 +1,11 @@
 """POST /api/v1/jobs/batch."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from taskflow.errors import JobNotFound, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.new_job import Submission
@@ -14,9 +13,9 @@ from taskflow_api import problems
 from taskflow_api.batch_schemas import BatchEnvelope, BatchRequest, BatchView
 from taskflow_api.batches import (
     BATCH_PATH,
-    BREATH,
     Item,
     Refusal,
+    Spells,
     submit_each,
     submit_together,
     take_in,
@@ -37,10 +36,17 @@ from taskflow_api.problems import (
     problem_response,
 )
 from taskflow_api.rate_limits.charge import charge_batch
-from taskflow_api.routes.submission import SubmissionAnswer, answer_to
+from taskflow_api.routes.submission import REPLAYED, SubmissionAnswer, answer_to
 from taskflow_api.validation_problems import MAX_ERRORS
 
 router = APIRouter(tags=["jobs"], route_class=LeanRoute)
+
+PIECE_BYTES = 64 * 1024
+"""An answer goes out in pieces of about this size: a live job that a `unique_key` finds may be as
+large as a whole request."""
+
+LEVELS_AROUND_A_JOB = 2
+"""Levels of nesting that a job alone doesn't have."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +92,8 @@ async def submit_batch(
     With an `Idempotency-Key` the batch can be repeated safely: the same key and content give the
     first answer's jobs again, and what was refused is tried again.
     """
-    wanted = await read_body(request, BatchEnvelope)
+    wanted = await read_body(request, BatchEnvelope, around=LEVELS_AROUND_A_JOB)
+    structlog.contextvars.bind_contextvars(batch_jobs=len(wanted.jobs))
     await charge_batch(request, caller, len(wanted.jobs))
     items = await take_in(resources, caller.tenant_id, wanted, key)
     if wanted.atomic:
@@ -97,7 +104,7 @@ async def submit_batch(
     else:
         await submit_each(resources, items, size_bytes=len(await request.body()))
         _raise_if_away(items)
-    return await _answer(resources, items)
+    return _answer(resources, items)
 
 
 def _refusals(items: Sequence[Item]) -> list[tuple[int, Refusal]]:
@@ -124,27 +131,34 @@ def _raise_if_away(items: Sequence[Item]) -> None:
     log.warning("batch_partly_unavailable", jobs=len(away), error=str(away[0]))
 
 
-async def _answer(resources: Resources, items: Sequence[Item]) -> Response:
-    shown: list[bytes] = []
-    accepted = replayed = 0
+def _answer(resources: Resources, items: Sequence[Item]) -> Response:
+    accepted = [item.outcome for item in items if isinstance(item.outcome, Submission)]
+    structlog.contextvars.bind_contextvars(batch_accepted=len(accepted))
+    headers = {}
+    if accepted and all(submission.kind in REPLAYED for submission in accepted):
+        headers["Idempotent-Replayed"] = "true"
+    return StreamingResponse(_shown(resources, items), 202, headers, MEDIA_TYPE)
+
+
+async def _shown(resources: Resources, items: Sequence[Item]) -> AsyncIterator[bytes]:
+    """A `BatchView` in pieces."""
+    spells = Spells()
+    accepted = 0
+    piece = bytearray(b'{"items":[')
     for index, item in enumerate(items):
-        if index % BREATH == 0:
-            await asyncio.sleep(0)
+        await spells.next_job()
         answer = await _answer_to(resources, item)
+        piece += b"," if index else b""
         if isinstance(answer, SubmissionAnswer):
             accepted += 1
-            replayed += answer.is_replayed
-            shown.append(_accepted(answer))
+            piece += _accepted(answer)
         else:
-            shown.append(_refused(index, answer))
-    structlog.contextvars.bind_contextvars(batch_jobs=len(items), batch_accepted=accepted)
-    content = b'{"accepted":%d,"refused":%d,"items":[%s]}' % (
-        accepted,
-        len(items) - accepted,
-        b",".join(shown),
-    )
-    headers = {"Idempotent-Replayed": "true"} if 0 < accepted == replayed else {}
-    return Response(content, 202, headers, MEDIA_TYPE)
+            piece += _refused(index, answer)
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    piece += b'],"accepted":%d,"refused":%d}' % (accepted, len(items) - accepted)
+    yield bytes(piece)
 
 
 async def _answer_to(resources: Resources, item: Item) -> SubmissionAnswer | Refusal:

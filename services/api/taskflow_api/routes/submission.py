@@ -23,7 +23,7 @@ from taskflow_api.secret_fields import SecretFields
 
 router = APIRouter(tags=["jobs"], route_class=LeanRoute)
 
-_REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
+REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
 _DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
 _HEADERS = headers_doc(
     {
@@ -119,7 +119,7 @@ async def answer_to(
         JobNotFound: the live job that it was deduplicated to was deleted since.
         ServiceUnavailable: PostgreSQL can't be asked about that one; or PayloadKeyMissing.
     """
-    is_replayed = submission.kind in _REPLAYED
+    is_replayed = submission.kind in REPLAYED
     if submission.kind not in _DEDUPLICATED:
         content = dump(secrets.shown(accepted_view(job, submission)))
         return SubmissionAnswer(202, content, is_replayed)

@@ -1,6 +1,7 @@
 """POST /api/v1/jobs/batch: each by itself or all together, and safe to repeat."""
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,9 +9,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI
 from redis.asyncio import Redis
 
 from taskflow.log_setup import REDACTED
+from taskflow.sealing.form import json_sealed_by
 from taskflow_api.batches import item_key
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import TENANT, Jobs
@@ -183,6 +186,22 @@ async def test_a_key_is_not_used_for_two_batches(
     assert await count(connection) == 3
 
 
+@atomic_or_not
+@pytest.mark.parametrize(
+    "jobs",
+    [[ECHO], [5, ECHO], [{"typo": 1}], [5] * 3],
+    ids=["shorter", "accepted beside no job", "no job at all", "refused alike"],
+)
+async def test_a_key_belongs_to_a_batch_of_which_only_a_part_was_accepted(
+    api: httpx.AsyncClient, connection: asyncpg.Connection, atomic: bool, jobs: list[Any]
+) -> None:
+    first = await submit(api, [5, 5, ECHO], "k" * 255)
+    other = await submit(api, jobs, "k" * 255, atomic=atomic)
+    assert statuses(first) == [422, 422, 202]
+    check_problem(other, 422, "idempotency_key_reused")
+    assert await count(connection) == 1
+
+
 async def test_what_was_refused_is_tried_again_under_the_same_key(
     api: httpx.AsyncClient, register: Register
 ) -> None:
@@ -325,6 +344,66 @@ async def test_a_batch_must_be_one(
 ) -> None:
     problem = check_problem(await api.post(BATCH, json=body), 422, "invalid_content")
     assert pointers(problem) == [pointer]
+
+
+@atomic_or_not
+async def test_a_job_may_be_nested_as_deep_as_alone(api: httpx.AsyncClient, atomic: bool) -> None:
+    value: Any = 1
+    for _ in range(30):
+        value = [value]
+    job = ECHO | {"payload": {"v": value}}
+    deeper = ECHO | {"payload": {"v": [value]}}
+    assert (await api.post(JOBS, json=job)).status_code == 202
+    assert statuses(await submit(api, [job], atomic=atomic)) == [202]
+    for refused in (await api.post(JOBS, json=deeper), await submit(api, [deeper], atomic=atomic)):
+        check_problem(refused, 400, "malformed_body")
+
+
+async def test_live_jobs_that_are_found_are_shown_one_after_another(
+    app: FastAPI, api: httpx.AsyncClient
+) -> None:
+    """An answer may be a thousand times the request, which no process is to have in memory."""
+    large = ECHO | {"payload": {"text": "x" * 200_000}}
+    for name in "ab":
+        await api.post(JOBS, json=large | {"unique_key": name})
+    pieces = []
+
+    async def weighed(scope: Any, receive: Any, send: Any) -> None:
+        async def watch(message: Any) -> None:
+            pieces.append(len(message.get("body", b"")))
+            await send(message)
+
+        await app(scope, receive, watch)
+
+    transport = httpx.ASGITransport(app=weighed)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://api", headers=api.headers
+    ) as client:
+        jobs = [ECHO | {"unique_key": name} for name in "ab" * 10]
+        answer = await submit(client, jobs)
+    assert statuses(answer) == [200] * 20
+    assert (answer.json()["accepted"], answer.json()["refused"]) == (20, 0)
+    assert {len(item["job"]["payload"]["text"]) for item in answer.json()["items"]} == {200_000}
+    assert len(answer.content) > 4_000_000
+    assert max(pieces) < 300_000
+
+
+@atomic_or_not
+async def test_payloads_are_sealed_and_repeated_whatever_seals_by_now(
+    start: Start, connection: asyncpg.Connection, atomic: bool
+) -> None:
+    old, new = (f"{name}:{base64.b64encode(name.encode() * 32).decode()}" for name in "on")
+    found = set()
+    for keys in (old, f"{new},{old}"):
+        async with start(payload_keys=keys) as api:
+            answer = await submit(api, echoes(3), "k", atomic=atomic)
+            assert [item["job"]["payload"]["n"] for item in answer.json()["items"]] == [0, 1, 2]
+            found.add(tuple(ids(answer)))
+            refused = await submit(api, echoes(4), "k", atomic=atomic)
+            check_problem(refused, 422, "idempotency_key_reused")
+    assert len(found) == 1
+    payloads = await connection.fetch("SELECT payload FROM jobs")
+    assert [json_sealed_by(row["payload"]) for row in payloads] == ["o"] * 3
 
 
 async def test_what_is_marked_secret_is_not_shown(

@@ -42,7 +42,7 @@ def queue() -> str:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskflow_api.submissions.RETRY_SECONDS", 0.3)
+    monkeypatch.setattr("taskflow_api.persistence.RETRY_SECONDS", 0.3)
     monkeypatch.setattr("taskflow_api.late_commits.LOOK_SECONDS", 0.1)
 
 

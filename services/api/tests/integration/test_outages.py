@@ -32,7 +32,7 @@ def check_unavailable(answer: httpx.Response) -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskflow_api.submissions.RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("taskflow_api.persistence.RETRY_SECONDS", 0.5)
     monkeypatch.setattr("taskflow_api.submissions.ANSWER_SECONDS", 2.0)
 
 
