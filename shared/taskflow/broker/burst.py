@@ -1,4 +1,4 @@
-"""Many messages for one queue, written to a channel as one piece, each with a confirm of its own.
+"""Many pointers for one queue, written to a channel as one piece, each with a confirm of its own.
 
 aiormq's `basic_publish` takes the channel's lock, a turn of its writer and a drained buffer for
 every message, which costs more than all that is sent. What it notes about a message is noted here
@@ -11,23 +11,23 @@ from collections.abc import Sequence
 from typing import cast
 
 import pamqp.frame
-from aio_pika import Message
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
 from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp import commands
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
+
+from taskflow.broker.pointer_frames import frames_of
+from taskflow.jobs.pointers import Pointer
 
 
 class Burst:
-    """Messages that have an id and a body of one frame, on their way together. Sent once."""
+    """Messages on their way together. Sent once."""
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, pointers: Sequence[Pointer]) -> None:
         loop = asyncio.get_running_loop()
-        self._messages = messages
-        self._ids = [str(message.message_id) for message in messages]
-        self._confirms: list[asyncio.Future[object]] = [loop.create_future() for _ in messages]
+        self._pointers = pointers
+        self._ids = [str(pointer.job_id) for pointer in pointers]
+        self._confirms: list[asyncio.Future[object]] = [loop.create_future() for _ in pointers]
 
     async def publish(self, channel: Channel, *, exchange: str, routing_key: str) -> None:
         """Send all of them; return when each is confirmed, refused or come back.
@@ -53,7 +53,7 @@ class Burst:
             self._forget_ids(channel, first)
 
     def errors(self, unanswered: Exception) -> list[Exception | None]:
-        """For each message None where it is confirmed, else why not; in their order."""
+        """For each pointer None where it is confirmed, else why not; in their order."""
         return [_error_of(confirm, unanswered) for confirm in self._confirms]
 
     def _marshal(self, channel_number: int, exchange: str, routing_key: str) -> bytes:
@@ -61,15 +61,9 @@ class Burst:
             commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True),
             channel_number,
         )
-        pieces: list[bytes] = []
-        for message in self._messages:
-            header = ContentHeader(properties=message.properties, body_size=len(message.body))
-            pieces += (
-                publish,
-                pamqp.frame.marshal(header, channel_number),
-                pamqp.frame.marshal(ContentBody(message.body), channel_number),
-            )
-        return b"".join(pieces)
+        return publish + publish.join(
+            [frames_of(pointer, channel_number) for pointer in self._pointers]
+        )
 
     def _note(self, channel: Channel, first: int) -> None:
         channel.delivery_tag += len(self._ids)

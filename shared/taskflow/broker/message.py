@@ -38,15 +38,19 @@ def encode(pointer: Pointer) -> Message:
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=str(pointer.job_id),
         type=pointer.type,
-        # Milliseconds as an integer: AMQP's own timestamp has only seconds.
         headers={
-            POINTER_AT_HEADER: round(pointer.pointer_at.timestamp() * 1000),
-            TRACEPARENT_HEADER: _traceparent(pointer.job_id),
+            POINTER_AT_HEADER: stamp_of(pointer),
+            TRACEPARENT_HEADER: traceparent(pointer.job_id),
         },
     )
 
 
-def _traceparent(job_id: UUID) -> str:
+def stamp_of(pointer: Pointer) -> int:
+    """Milliseconds since 1970 as an integer: AMQP's own timestamp has only seconds."""
+    return round(pointer.pointer_at.timestamp() * 1000)
+
+
+def traceparent(job_id: UUID) -> str:
     """W3C Trace Context: a job is a trace, so that every message of it tells the same one."""
     return f"00-{job_id.hex}-{job_id.hex[16:]}-00"
 

@@ -70,7 +70,7 @@ class Publisher:
         For each, in their order, None or why it is not confirmed, as `publish` would raise it.
         """
         lane = pointers[0].lane
-        burst = Burst([encode(pointer) for pointer in pointers])
+        burst = Burst(pointers)
         unanswered: Exception = PublishFailed("not answered")
         try:
             async with self._patience():

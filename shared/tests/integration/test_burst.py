@@ -89,18 +89,18 @@ async def test_bursts_and_single_messages_share_a_channel(broker: Broker, lane: 
 
 
 async def test_what_a_full_queue_refuses_is_told_of_each(broker: Broker, channel: Channel) -> None:
-    messages = [encode(each) for each in pointers(Lane("any", Priority.MEDIUM), 5)]
+    given = pointers(Lane("any", Priority.MEDIUM), 5)
     async with small_queue(broker, room=3) as queue:
-        burst = Burst(messages)
+        burst = Burst(given)
         await burst.publish(channel, exchange="", routing_key=queue)
         errors = burst.errors(UNANSWERED)
-        assert await bodies(broker, queue) == [message.body for message in messages[:3]]
+        assert await bodies(broker, queue) == [encode(each).body for each in given[:3]]
     assert errors[:3] == [None] * 3
     assert [type(error) for error in errors[3:]] == [aiormq.exceptions.DeliveryError] * 2
 
 
 async def test_what_finds_no_queue_comes_back_and_leaves_nothing_noted(channel: Channel) -> None:
-    burst = Burst([encode(each) for each in pointers(Lane("any", Priority.MEDIUM), 4)])
+    burst = Burst(pointers(Lane("any", Priority.MEDIUM), 4))
     await burst.publish(channel, exchange="", routing_key=f"none-{uuid4().hex}")
     assert {type(error) for error in burst.errors(UNANSWERED)} == {aiormq.exceptions.PublishError}
 
@@ -115,15 +115,15 @@ async def test_a_burst_that_was_not_written_gives_its_tags_back(
 ) -> None:
     full: asyncio.Queue[object] = asyncio.Queue(maxsize=1)
     full.put_nowait(object())
-    messages = [encode(each) for each in pointers(lane, 3)]
+    given = pointers(lane, 3)
     write_queue, channel.write_queue = channel.write_queue, full
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(Burst(messages).publish(channel, exchange="", routing_key="x"), 0.05)
+        await asyncio.wait_for(Burst(given).publish(channel, exchange="", routing_key="x"), 0.05)
     channel.write_queue = write_queue
     assert (channel.delivery_tag, len(channel.confirmations)) == (0, 0)
 
     async with small_queue(broker, room=3) as queue:
-        burst = Burst(messages)
+        burst = Burst(given)
         await asyncio.wait_for(burst.publish(channel, exchange="", routing_key=queue), 5)
         assert burst.errors(UNANSWERED) == [None] * 3
 
@@ -141,7 +141,7 @@ async def said_by_the_loop() -> AsyncIterator[list[object]]:
 async def test_what_is_never_answered_leaves_nothing_behind(
     channel: Channel, lane: Lane, said_by_the_loop: list[object]
 ) -> None:
-    burst = Burst([encode(each) for each in pointers(lane, 3)])
+    burst = Burst(pointers(lane, 3))
     write_queue, channel.write_queue = channel.write_queue, asyncio.Queue()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(burst.publish(channel, exchange="", routing_key="x"), 0.05)
@@ -158,7 +158,7 @@ async def test_what_is_never_answered_leaves_nothing_behind(
 async def test_a_channel_that_ends_without_a_reason_is_an_outage_like_any_other(
     channel: Channel, lane: Lane
 ) -> None:
-    burst = Burst([encode(each) for each in pointers(lane, 3)])
+    burst = Burst(pointers(lane, 3))
     channel.write_queue = asyncio.Queue()
     publishing = asyncio.create_task(burst.publish(channel, exchange="", routing_key="x"))
 
