@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "[redacted]"
@@ -27,9 +28,10 @@ _OUR_OWN = re.compile(r"\btf_(live|refresh)_[\w-]+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 _PLAIN = frozenset({str, bool, int, float, type(None)})
+_PLAIN_TYPES = (str, int, float, type(None))
 _MAX_DEPTH = 6
 # Made once: `json.dumps` with options makes an encoder for each call.
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 # At INFO these tell of every request and every connection.
 _TALKATIVE = ("aio_pika", "aiormq", "asyncio", "urllib3", "uvicorn")
 # Of each loss and each try in vain it tells once or twice more what `taskflow.broker` tells, at
@@ -133,16 +135,37 @@ def _rendering(log_format: str) -> list[Processor]:
     # Tracebacks are text: with their local variables they would show secrets.
     rendering: list[Processor] = [structlog.processors.format_exc_info, redact]
     if log_format == "json":
-        return [*rendering, _as_json]
+        return [_as_json(rendering)]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
     return [*rendering, _escape_texts, console]
 
 
-def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """One line to every reader: JSON leaves some characters that end lines, or steer terminals."""
-    return _escaped(_encode(event))
+def _as_json(rendering: Sequence[Processor]) -> Processor:
+    """One line to every reader: JSON leaves some characters that end lines, or steer terminals.
+
+    Most lines have nothing to be blotted out, cut or escaped, which is seen in a fourth of the time
+    that looking for each of these takes.
+    """
+
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        if _is_plain(event):
+            with contextlib.suppress(PydanticSerializationError):
+                line = to_json(event).decode()
+                if line.isprintable() and not _may_hold_credentials(line):
+                    return line
+        return _escaped(_encode(_processed(rendering, logger, method, event)))
+
+    return render
+
+
+def _is_plain(event: EventDict) -> bool:
+    """Whether no name, and no type of a value, asks for more than to be written down."""
+    for name, value in event.items():
+        if not isinstance(value, _PLAIN_TYPES) or name == "exc_info" or _is_secret(name):
+            return False
+    return True
 
 
 def _escape_texts(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -184,6 +207,10 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
 @functools.lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None and name not in _NO_SECRETS
+
+
+def _may_hold_credentials(text: str) -> bool:
+    return "@" in text or "tf_" in text or "earer" in text or "asic" in text
 
 
 def _without_credentials(text: str) -> str:

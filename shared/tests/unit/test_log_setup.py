@@ -6,8 +6,10 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from taskflow.log_setup import REDACTED, redact
+from taskflow.log_setup import REDACTED, _rendering, redact
 
 PROGRAM = """
 import logging, sys, warnings
@@ -122,3 +124,26 @@ def test_what_contains_itself_is_cut_short() -> None:
     endless: dict[str, Any] = {"n": 1}
     endless["self"] = endless
     json.dumps(redact(None, "info", {"endless": endless}))
+
+
+NAMES = st.sampled_from(["path", "password", "claim_token", "client", "note"])
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    ["https://u:p@host/x", "tf_live_abc", "Bearer abc", "Basic abc", "a\x85b", "\u2028", "\u202e"]
+)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(TEXTS)
+
+
+@given(st.dictionaries(NAMES, VALUES))
+def test_a_line_with_nothing_to_hide_is_written_as_any_other(event: dict[str, Any]) -> None:
+    [render] = _rendering("json")
+
+    def members(event: dict[str, Any]) -> dict[str, Any]:
+        line = render(None, "info", event)
+        assert isinstance(line, str)
+        members: dict[str, Any] = json.loads(line)
+        return members
+
+    # What has a secret is looked at piece by piece.
+    looked_at = members({**event, "secret": "x"})
+    assert looked_at.pop("secret") == REDACTED
+    assert repr(members(event)) == repr(looked_at)

@@ -1,7 +1,7 @@
 """The outermost layer: a request's id and client, its one log line, its last resort."""
 
 import asyncio
-import logging
+import itertools
 import re
 import time
 from collections.abc import Iterable
@@ -35,6 +35,7 @@ SECURITY_HEADERS = {
 """On every answer that doesn't set them itself."""
 
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_SECURITY_NAMES = frozenset(name for name, _ in _SECURITY)
 _TRANSPORT_SECURITY = (b"strict-transport-security", f"max-age={365 * 86_400}".encode())
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _ENDS_A_HEADER = re.compile(rb"[\r\n\x00]")
@@ -110,11 +111,18 @@ class _Answer:
             _refuse_injection(headers)
             self.status = message["status"]
             named = {name for name, _ in headers}
-            added = [each for each in _SECURITY if each[0] not in named]
+            added = (
+                _SECURITY
+                if named.isdisjoint(_SECURITY_NAMES)
+                else [each for each in _SECURITY if each[0] not in named]
+            )
+            message["headers"] = [
+                *headers,
+                (_REQUEST_ID_NAME, self._request_id.encode()),
+                *added,
+            ]
             if self._is_secure:
-                added.append(_TRANSPORT_SECURITY)
-            request_id = (_REQUEST_ID_NAME, self._request_id.encode())
-            message["headers"] = [*headers, request_id, *added]
+                message["headers"].append(_TRANSPORT_SECURITY)
         await self._send(message)
 
 
@@ -127,15 +135,19 @@ def _request_id(scope: Scope) -> str:
 
 def _refuse_injection(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """The server writes headers as they are: one with a line's end would be several."""
+    if not _ENDS_A_HEADER.search(b"".join(itertools.chain.from_iterable(headers))):
+        return
     for name, value in headers:
         if _ENDS_A_HEADER.search(name) or _ENDS_A_HEADER.search(value):
             raise ValueError(f"the header {name!r} has a character that ends it")
 
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
-    level = logging.DEBUG if scope["path"] in _PROBES else logging.INFO
-    log.log(
-        logging.WARNING if status >= _FIRST_SERVER_ERROR else level,
+    if status >= _FIRST_SERVER_ERROR:
+        tell = log.warning
+    else:
+        tell = log.debug if scope["path"] in _PROBES else log.info
+    tell(
         "http_request",
         method=scope["method"],
         path=scope["path"],
