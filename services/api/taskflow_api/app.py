@@ -7,6 +7,7 @@ from taskflow.settings import ApiSettings, DoorSettings
 from taskflow_api.client_address import TrustedProxies
 from taskflow_api.error_handlers import install_error_handlers
 from taskflow_api.guards import refuse_unguarded
+from taskflow_api.lean_route import LeanRoutesMiddleware
 from taskflow_api.lifespan import lifespan_of
 from taskflow_api.middleware.address_limit import AddressLimitMiddleware
 from taskflow_api.middleware.body_limit import BodyLimitMiddleware
@@ -36,6 +37,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         # Routes of ours serve the documentation, without scripts from elsewhere.
         openapi_url=None,
         redirect_slashes=False,
+        # Nothing of it is set up here, for which it would ask the environment at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         middleware=_layers(settings),
     )
     install_error_handlers(app)
@@ -66,4 +69,5 @@ def _layers(settings: DoorSettings) -> list[Middleware]:
         Middleware(HeadRequestsMiddleware),
         Middleware(RequestTimeoutMiddleware, seconds=REQUEST_SECONDS),
         Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
+        Middleware(LeanRoutesMiddleware, routes=all_routes()),
     ]

@@ -1,11 +1,12 @@
 """A route whose dependencies are laid out once, when it is made, and then only called.
 
-FastAPI looks at the declarations of an endpoint anew for each request, which takes longer than all
-that a submission does itself. Here the same declarations are read once: what guards a route, and
-what the documentation says about it, stays in one place.
+FastAPI looks at the declarations of an endpoint anew for each request, and each one goes through
+every router until one knows its address: that takes longer than all that a submission does itself.
+Here the same declarations are read once: what guards a route, and what the documentation says about
+it, stays in one place.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, _effective_route_context_var
 from fastapi.security import SecurityScopes
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 _Endpoint = Callable[..., Awaitable[Any]]
 
@@ -68,6 +70,47 @@ class LeanRoute(APIRoute):
             return response
 
         return answer
+
+
+class LeanRoutesMiddleware:
+    """Serves these routes by their addresses, before the application looks for a route.
+
+    What guards a route has to be said where it is declared: what only the application, or the
+    inclusion of its router, would ask for is not asked here.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Iterable[APIRoute]) -> None:
+        """Of `routes` those that are lean are served, the others left to `app`."""
+        self._app = app
+        self._answers = {
+            (method, route.path): route.get_route_handler()
+            for route in routes
+            if isinstance(route, LeanRoute)
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        answer = scope["type"] == "http" and self._answers.get((scope["method"], scope["path"]))
+        if not answer:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        try:
+            response = await answer(request)
+        except Exception as error:  # noqa: BLE001 - what no handler knows is raised again
+            response = await _answer_to(request, error)
+        await response(scope, receive, send)
+
+
+async def _answer_to(request: Request, error: Exception) -> Response:
+    """What the application's handlers make of an error; the error itself where there is none."""
+    handlers = request.app.exception_handlers
+    for kind in type(error).__mro__:
+        if kind in handlers:
+            response: Response = await handlers[kind](request, error)
+            return response
+    raise error
 
 
 def _steps_of(dependant: Dependant, *, start: int) -> Iterator[_Step]:

@@ -17,9 +17,10 @@ from fastapi import (
 )
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, SecurityScopes
+from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 
-from taskflow_api.lean_route import LeanRoute
+from taskflow_api.lean_route import LeanRoute, LeanRoutesMiddleware
 
 PLACES = ("application", "inclusion", "router")
 KEY = APIKeyHeader(name="X-Key", auto_error=False)
@@ -55,10 +56,15 @@ async def endpoint(
     return JSONResponse(said, 202)
 
 
-def client_of(route_class: type[APIRoute]) -> httpx.AsyncClient:
+def client_of(
+    route_class: type[APIRoute], *, by_address: bool = False, endpoint: Any = endpoint
+) -> httpx.AsyncClient:
+    """`by_address`: what is lean is served before the application looks for a route."""
     router = APIRouter(route_class=route_class)
     router.add_api_route("/things", endpoint, methods=["POST"])
-    app = FastAPI()
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    layers = [Middleware(LeanRoutesMiddleware, routes=routes)] if by_address else []
+    app = FastAPI(middleware=layers)
     app.include_router(router)
 
     @app.exception_handler(Refused)
@@ -80,17 +86,38 @@ def client_of(route_class: type[APIRoute]) -> httpx.AsyncClient:
 )
 async def test_it_answers_as_the_usual_route_does(headers: list[tuple[str, str]]) -> None:
     answers = []
-    for route_class in (APIRoute, LeanRoute):
-        async with client_of(route_class) as client:
+    for route_class, by_address in ((APIRoute, False), (LeanRoute, False), (LeanRoute, True)):
+        async with client_of(route_class, by_address=by_address) as client:
             answer = await client.post("/things", headers=headers)
             answers.append((answer.status_code, answer.json()))
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] in {202, 403}
 
 
-async def test_another_method_is_not_allowed() -> None:
-    async with client_of(LeanRoute) as client:
+@pytest.mark.parametrize("by_address", [False, True])
+async def test_what_the_route_does_not_serve_is_left_to_the_application(by_address: bool) -> None:
+    async with client_of(LeanRoute, by_address=by_address) as client:
         assert (await client.get("/things")).status_code == 405
+        assert (await client.post("/nothing")).status_code == 404
+
+
+@pytest.mark.parametrize("route_class", [APIRoute, LeanRoute])
+async def test_only_lean_routes_are_served_by_their_addresses(route_class: type[APIRoute]) -> None:
+    async def route_of(request: Request) -> Response:
+        return JSONResponse("route" in request.scope)
+
+    async with client_of(route_class, by_address=True, endpoint=route_of) as client:
+        answer = await client.post("/things")
+    assert answer.json() is (route_class is APIRoute)
+
+
+async def test_an_error_that_no_handler_knows_goes_on() -> None:
+    async def broken() -> Response:
+        raise LookupError("broken")
+
+    async with client_of(LeanRoute, by_address=True, endpoint=broken) as client:
+        with pytest.raises(LookupError, match="broken"):
+            await client.post("/things")
 
 
 @pytest.mark.parametrize("route_class", [APIRoute, LeanRoute])
