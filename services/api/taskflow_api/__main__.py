@@ -16,6 +16,9 @@ from taskflow_api.app import create_app
 from taskflow_api.server import Server
 from taskflow_api.startup import listen, open_socket, require_database
 
+YOUNG_OBJECTS = 20_000
+"""So many more than before, and the collector looks for cycles among them; a few megabytes."""
+
 log = structlog.get_logger("taskflow_api")
 
 
@@ -31,8 +34,10 @@ async def serve(settings: ApiSettings) -> None:
         listen(bound, settings)
         log.info("api_started", address=f"http://{settings.api_host}:{settings.api_port}")
         server = Server(create_app(settings))
-        # What is there by now stays, and no collection has to look through it again.
+        # What is there by now stays, and no collection has to look through it again. What comes
+        # with a request goes with it; few cycles are left for a collection to find.
         gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
         await server.serve([bound])
 
 
