@@ -59,6 +59,8 @@ class TrustedProxies:
         peer = _parse((scope.get("client") or ("",))[0])
         if peer is None:
             return Client(UNKNOWN, scope["scheme"])
+        if not self._networks:
+            return Client(str(peer), scope["scheme"])
         client, scheme = peer, scope["scheme"]
         for hop, hop_scheme in islice(self._hops_in(scope["headers"]), MAX_HOPS):
             if not contains(self._networks, client):

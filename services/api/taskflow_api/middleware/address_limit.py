@@ -6,6 +6,7 @@ with each of its pieces, and both let through whatever no route matches.
 """
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -13,7 +14,6 @@ from typing import cast
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from slowapi import Limiter
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow.setting_types import Network
@@ -21,7 +21,9 @@ from taskflow_api.client_address import client_address, contains, limit_key
 from taskflow_api.problems import TOO_MANY_REQUESTS, problem_response
 
 MAX_COUNTERS = 20_000
-"""From here on whole networks are counted: the storage sweeps all counters every 10 ms."""
+"""From here on whole networks are counted, which bounds the memory and the time of a sweep."""
+
+SWEEP_SECONDS = 1.0
 
 _POLICY = "address"
 
@@ -40,24 +42,30 @@ class AddressLimitMiddleware:
         self._limiter = Limiter(
             key_func=client_address, storage_uri="memory://", strategy="sliding-window-counter"
         ).limiter
-        self._counters = cast("MemoryStorage", self._limiter.storage).storage
-        self._policy = f'"{_POLICY}";q={requests};w={seconds}'
+        self._storage = cast("MemoryStorage", self._limiter.storage)
+        self._storage.timer.cancel()
+        self._storage.timer = _NoTimer(0, lambda: None)
+        self._sweep_at = 0.0
+        self._policy = f'"{_POLICY}";q={requests};w={seconds}'.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or contains(self._unlimited, address := client_address(scope)):
             await self._app(scope, receive, send)
             return
-        key = limit_key(address, is_wide=len(self._counters) > MAX_COUNTERS)
+        self._sweep(time.time())
+        key = limit_key(address, is_wide=len(self._storage.storage) > MAX_COUNTERS)
         allowed = self._limiter.hit(self._limit, _POLICY, key)
         window = self._limiter.get_window_stats(self._limit, _POLICY, key)
         resets_in = max(1, math.ceil(window.reset_time - time.time()))
 
         async def send_with_limit(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.append("RateLimit-Policy", self._policy)
-                headers.append("RateLimit", f'"{_POLICY}";r={window.remaining};t={resets_in}')
+                left = f'"{_POLICY}";r={window.remaining};t={resets_in}'
+                message["headers"] += [
+                    (b"ratelimit-policy", self._policy),
+                    (b"ratelimit", left.encode()),
+                ]
             await send(message)
 
         if allowed:
@@ -68,3 +76,22 @@ class AddressLimitMiddleware:
             scope, TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(resets_in)}
         )
         await response(scope, receive, send_with_limit)
+
+    def _sweep(self, now: float) -> None:
+        """Let go of counters that have expired, once a second."""
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_SECONDS
+        for key in [key for key, at in self._storage.expirations.items() if at <= now]:
+            self._storage.get(key)  # Which drops it.
+
+
+class _NoTimer(threading.Timer):
+    """In place of the storage's timer: a thread that sweeps, and under load a new one each 10 ms.
+
+    Each would take the interpreter's lock from the loop.
+    """
+
+    def is_alive(self) -> bool:
+        """As the storage starts another one else."""
+        return True

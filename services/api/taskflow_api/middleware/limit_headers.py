@@ -1,6 +1,5 @@
 """What is left of a caller's limits, told with every answer to it."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskflow_api.rate_limits.takes import Taken
@@ -22,9 +21,7 @@ class LimitHeadersMiddleware:
             if message["type"] == "http.response.start":
                 taken: Taken | None = scope["state"].get("rate_limit")
                 if taken is not None:
-                    headers = MutableHeaders(scope=message)
-                    for name, value in taken.headers():
-                        headers.append(name, value)
+                    message["headers"] += taken.headers()
             await send(message)
 
         await self._app(scope, receive, send_with_limits)

@@ -6,17 +6,23 @@ millisecond that passes pays back as much as the quota. One that owes nothing is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 MS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """How many tokens a bucket holds, and the seconds in which an empty one fills up."""
 
     name: str
     quota: int
     window_seconds: int
+
+    @cached_property
+    def header(self) -> str:
+        """What clients are told of it."""
+        return f'"{self.name}";q={self.quota};w={self.window_seconds}'
 
     @property
     def window_ms(self) -> int:

@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from taskflow_api.rate_limits.bucket import MS, Policy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bucket:
     """The bucket of one caller."""
 
     policy: Policy
     owner: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Where it is kept. Another policy has other buckets: what one owes is in its own units."""
         policy = self.policy
@@ -36,18 +37,20 @@ class Taken:
     granted: bool
     debts: Sequence[int]
 
-    def headers(self) -> list[tuple[str, str]]:
-        """What clients are told (draft-ietf-httpapi-ratelimit-headers-10)."""
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What clients are told (draft-ietf-httpapi-ratelimit-headers-10), as ASGI has headers."""
         held = [
             (bucket.policy, debt)
             for bucket, debt in zip(self.take.buckets, self.debts, strict=True)
         ]
-        policies = (f'"{p.name}";q={p.quota};w={p.window_seconds}' for p, _ in held)
-        limits = (
-            f'"{p.name}";r={p.tokens_left(debt)};t={_seconds(p.more_in_ms(debt))}'
-            for p, debt in held
+        policies = ", ".join([policy.header for policy, _ in held])
+        limits = ", ".join(
+            [
+                f'"{policy.name}";r={policy.tokens_left(debt)};t={_seconds(policy.more_in_ms(debt))}'
+                for policy, debt in held
+            ]
         )
-        return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(limits))]
+        return [(b"ratelimit-policy", policies.encode()), (b"ratelimit", limits.encode())]
 
     def retry_after_seconds(self, cost: int | None = None) -> int:
         """When there will be enough in every bucket, if nobody else takes from them.

@@ -1,6 +1,8 @@
 """The layers that a request meets before anything of it is read."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,10 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from taskflow.settings import ApiSettings
 from taskflow_api import app as app_module
 from taskflow_api.app import create_app
+from taskflow_api.client_address import Client
+from taskflow_api.middleware.address_limit import AddressLimitMiddleware
 from taskflow_testing.problems import check_problem
 
 KEY = "tf_live_testing_only"
@@ -148,6 +153,38 @@ async def test_a_flood_from_everywhere_is_counted_by_networks(
             for n in range(20)
         ]
     assert statuses == [200] * 8 + [429] * 12
+
+
+async def test_counters_are_let_go_and_no_thread_sweeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskflow_api.middleware.address_limit.SWEEP_SECONDS", 0.0)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    layer = AddressLimitMiddleware(_answer_nothing, requests=5, seconds=10, unlimited=[])
+    threads = threading.active_count()
+
+    async def ask(address: str) -> None:
+        state = {"client": Client(address, "http")}
+        await layer({"type": "http", "state": state}, _receive_nothing, _send_nothing)
+
+    for number in range(20):
+        await ask(f"198.51.100.{number}")
+    assert len(layer._storage.storage) == 20
+    now += 21
+    await ask("198.51.100.1")
+    assert len(layer._storage.storage) == 1
+    assert threading.active_count() == threads
+
+
+async def _answer_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None: ...
+
+
+async def _send_nothing(_message: Message) -> None: ...
+
+
+async def _receive_nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 @pytest.mark.parametrize(

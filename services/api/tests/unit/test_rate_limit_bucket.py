@@ -71,14 +71,14 @@ def test_what_clients_are_told() -> None:
     wanted = Take([Bucket(tenant, "t"), Bucket(key, "k")], cost=20)
     taken = Taken(wanted, False, [50 * tenant.window_ms, 1])
     assert taken.headers() == [
-        ("RateLimit-Policy", '"default";q=100;w=60, "key";q=10;w=1'),
-        ("RateLimit", '"default";r=50;t=1, "key";r=9;t=1'),
+        (b"ratelimit-policy", b'"default";q=100;w=60, "key";q=10;w=1'),
+        (b"ratelimit", b'"default";r=50;t=1, "key";r=9;t=1'),
     ]
     assert taken.retry_after_seconds() == 1
     empty = Taken(Take([Bucket(tenant, "t")], cost=10), False, [tenant.most_debt])
     assert empty.retry_after_seconds() == 6
     # The draft: Retry-After is not earlier than the end of `t`.
-    assert empty.headers()[1] == ("RateLimit", '"default";r=0;t=1')
+    assert empty.headers()[1] == (b"ratelimit", b'"default";r=0;t=1')
 
 
 @pytest.mark.parametrize(("share", "quota"), [(0.5, 50), (0.001, 1), (1.0, 100)])
