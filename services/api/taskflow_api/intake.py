@@ -26,6 +26,10 @@ _DEFAULT_QUEUE = "default"
 _DEFAULT_MAX_ATTEMPTS = 4
 
 
+# Made once: `json.dumps` with options makes an encoder for each call.
+_encode_canonically = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """What a job takes from its type that it doesn't say itself, and what of it isn't shown."""
@@ -101,7 +105,7 @@ def idempotency_of(
 def canonical(request: JobRequest) -> bytes:
     """The request, the same for the same content however it is written."""
     content = request.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    return _encode_canonically(content).encode()
 
 
 def _refuse_early_end(request: JobRequest, now: datetime) -> None:

@@ -51,10 +51,14 @@ class Usage:
         )
 
 
+# Made once: `json.dumps` with options makes an encoder for each call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def payload_size(payload: Mapping[str, Any]) -> int:
     """The bytes that a payload counts for: of its JSON text, whether or not it is stored sealed."""
     # As PostgreSQL would write it, but for what that normalises.
-    return _text_size(json.dumps(payload, ensure_ascii=False))
+    return _text_size(_encode(payload))
 
 
 def attributes_size(texts: Iterable[str | None], metadata: Mapping[str, Any] | None) -> int:

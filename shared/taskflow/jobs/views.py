@@ -27,9 +27,14 @@ class Row(Protocol):
 _DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
 
 
+def job_path(job_id: UUID) -> str:
+    """Where a job is read."""
+    return f"/api/v1/jobs/{job_id}"
+
+
 def job_links(job_id: UUID) -> JobLinks:
     """Where a job's parts are read."""
-    job = f"/api/v1/jobs/{job_id}"
+    job = job_path(job_id)
     return JobLinks(
         self=job,
         logs=f"/api/v1/logs/{job_id}",

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
-from taskflow.jobs.views import accepted_view, job_links
+from taskflow.jobs.views import accepted_view, job_path
 from taskflow_api import problems
 from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
@@ -95,7 +95,7 @@ async def submit_job(
         submission = await resources.submissions.submit(job, size_bytes=size_bytes)
     structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
     answer = await answer_to(resources, job, submission, secrets)
-    headers = {"Location": job_links(submission.job_id).self}
+    headers = {"Location": job_path(submission.job_id)}
     if answer.is_replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(answer.content, answer.status_code, headers, MEDIA_TYPE)
