@@ -10,12 +10,13 @@ from uuid_utils.compat import uuid7
 from taskflow.errors import InvalidContent, UnknownJobType
 from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
+from taskflow.jobs.views import JOBS_PATH
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_api.job_type_rights import JobTypeNotAllowed, JobTypeRights
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
 
-PATH = "/api/v1/jobs"
+PATH = JOBS_PATH
 """The path that idempotency keys of submissions are scoped to."""
 
 REFUSALS = (InvalidContent, UnknownJobType, JobTypeNotAllowed)

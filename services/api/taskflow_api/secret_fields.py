@@ -50,6 +50,10 @@ class SecretFields:
             return view
         return view.model_copy(update={"payload": self.hidden_in(view.payload)})
 
+    def payload_shown(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The payload as it may be shown."""
+        return self.hidden_in(payload) if self._has_any else payload
+
     def hidden_in(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload with a mark in place of each secret."""
         hidden = dict(payload)

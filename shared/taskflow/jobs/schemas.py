@@ -84,13 +84,14 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("is out of range") from error
 
 
-def _show_time(value: datetime) -> str:
+def shown_time(value: datetime) -> str:
+    """A time as answers have it: RFC 3339 in UTC, with microseconds."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 Text = Annotated[str, AfterValidator(_storable_text)]
 Time = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_to_utc)]
-ShownTime = Annotated[datetime, PlainSerializer(_show_time, return_type=str)]
+ShownTime = Annotated[datetime, PlainSerializer(shown_time, return_type=str)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN)]
 TypeName = Annotated[str, Field(pattern=TYPE_PATTERN)]

@@ -8,13 +8,13 @@ Tenants that are far from their quotas are judged in that statement. Others take
 what finds no room is looked for among what was accepted before, so that no replay is refused.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+from pydantic_core import to_json
 
 from taskflow.db.pool import Connection
 from taskflow.errors import (
@@ -419,7 +419,7 @@ async def _answer_with_twin(connection: Connection, job: NewJob) -> Answer | Non
 
 
 def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:
-    return json.dumps([_row(job, blocked=blocked) for job in jobs])
+    return to_json([_row(job, blocked=blocked) for job in jobs]).decode()
 
 
 def _attributes_size(job: NewJob) -> int:
@@ -429,8 +429,8 @@ def _attributes_size(job: NewJob) -> int:
 def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
     key = job.idempotency
     return {
-        "id": str(job.id),
-        "tenant_id": str(job.tenant_id),
+        "id": job.id,
+        "tenant_id": job.tenant_id,
         "type": job.type,
         "queue": job.queue,
         "priority": job.priority,
@@ -439,13 +439,13 @@ def _row(job: NewJob, *, blocked: bool) -> dict[str, Any]:
         "attribute_bytes": _attributes_size(job),
         "name": job.name,
         "description": job.description,
-        "tags": list(job.tags),
+        "tags": job.tags,
         "metadata": job.metadata or {},
         "unique_key": job.unique_key,
-        "depends_on": [str(parent) for parent in job.depends_on],
-        "run_at": job.run_at and job.run_at.isoformat(),
+        "depends_on": job.depends_on,
+        "run_at": job.run_at,
         "delay_seconds": job.delay_seconds,
-        "expires_at": job.expires_at and job.expires_at.isoformat(),
+        "expires_at": job.expires_at,
         "ttl_seconds": job.ttl_seconds,
         "timeout_seconds": job.timeout_seconds,
         "max_attempts": job.max_attempts,

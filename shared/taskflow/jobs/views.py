@@ -1,5 +1,6 @@
 """From rows to the public models."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -14,7 +15,11 @@ from taskflow.jobs.schemas import (
     JobView,
     ProgressView,
     WorkerView,
+    shown_time,
 )
+
+JOBS_PATH = "/api/v1/jobs"
+LOGS_PATH = "/api/v1/logs"
 
 
 class Row(Protocol):
@@ -29,7 +34,7 @@ _DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICAT
 
 def job_path(job_id: UUID) -> str:
     """Where a job is read."""
-    return f"/api/v1/jobs/{job_id}"
+    return f"{JOBS_PATH}/{job_id}"
 
 
 def job_links(job_id: UUID) -> JobLinks:
@@ -37,7 +42,7 @@ def job_links(job_id: UUID) -> JobLinks:
     job = job_path(job_id)
     return JobLinks(
         self=job,
-        logs=f"/api/v1/logs/{job_id}",
+        logs=f"{LOGS_PATH}/{job_id}",
         attempts=f"{job}/attempts",
         events=f"{job}/events",
     )
@@ -79,8 +84,13 @@ def job_view(row: Row, *, deduplicated: bool = False) -> JobView:
     )
 
 
-def accepted_view(job: NewJob, submission: Submission) -> JobView:
+def accepted_members(
+    job: NewJob, submission: Submission, *, payload: Mapping[str, Any]
+) -> dict[str, Any]:
     """The answer to a submission, from what was asked and what the commit said.
+
+    They are the members of a `JobView` as JSON has them, in their order: made by way of the model,
+    they would take more than all else that is done for a job. `payload`: as it may be shown.
 
     A replay of the same request gives the same answer, whatever the job has done since.
     """
@@ -92,35 +102,43 @@ def accepted_view(job: NewJob, submission: Submission) -> JobView:
     if expires_at is None and job.ttl_seconds is not None:
         expires_at = created_at + timedelta(seconds=job.ttl_seconds)
     settled = submission.filled_in or FilledIn(job.queue, job.max_attempts, job.timeout_seconds)
-    return JobView(
-        id=submission.job_id,
-        type=job.type,
-        state=submission.state,
-        attempt=0,
-        payload=job.payload,
-        queue=settled.queue,
-        priority=job.priority,
-        run_at=run_at,
-        expires_at=expires_at,
-        timeout_seconds=settled.timeout_seconds,
-        max_attempts=settled.max_attempts,
-        unique_key=job.unique_key,
-        depends_on=list(job.depends_on),
-        tags=list(job.tags),
-        metadata=job.metadata or {},
-        name=job.name,
-        description=job.description,
-        result=None,
-        error=None,
-        progress=None,
-        cancel_requested=False,
-        created_at=created_at,
-        updated_at=created_at,
-        started_at=None,
-        finished_at=None,
-        deduplicated=submission.kind in _DEDUPLICATED,
-        links=job_links(submission.job_id),
-    )
+    created = shown_time(created_at)
+    job_id = str(submission.job_id)
+    path = f"{JOBS_PATH}/{job_id}"
+    return {
+        "id": job_id,
+        "type": job.type,
+        "state": submission.state,
+        "attempt": 0,
+        "payload": payload,
+        "queue": settled.queue,
+        "priority": job.priority,
+        "run_at": created if run_at == created_at else shown_time(run_at),
+        "expires_at": None if expires_at is None else shown_time(expires_at),
+        "timeout_seconds": settled.timeout_seconds,
+        "max_attempts": settled.max_attempts,
+        "unique_key": job.unique_key,
+        "depends_on": job.depends_on,
+        "tags": job.tags,
+        "metadata": job.metadata or {},
+        "name": job.name,
+        "description": job.description,
+        "result": None,
+        "error": None,
+        "progress": None,
+        "cancel_requested": False,
+        "created_at": created,
+        "updated_at": created,
+        "started_at": None,
+        "finished_at": None,
+        "deduplicated": submission.kind in _DEDUPLICATED,
+        "links": {
+            "self": path,
+            "logs": f"{LOGS_PATH}/{job_id}",
+            "attempts": f"{path}/attempts",
+            "events": f"{path}/events",
+        },
+    }
 
 
 def attempt_view(row: Row) -> AttemptView:

@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 import structlog
 from fastapi import APIRouter, Request
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
-from taskflow.jobs.views import accepted_view, job_path
+from taskflow.jobs.views import accepted_members, job_path
 from taskflow_api import problems
 from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.intake import PATH, REFUSALS, Defaults, admit, idempotency_of, new_job
-from taskflow_api.job_documents import MEDIA_TYPE, dump, job_document
+from taskflow_api.job_documents import MEDIA_TYPE, job_document
 from taskflow_api.json_body import read_body
 from taskflow_api.lean_route import LeanRoute
 from taskflow_api.lifespan import Resources
@@ -121,7 +122,8 @@ async def answer_to(
     """
     is_replayed = submission.kind in REPLAYED
     if submission.kind not in _DEDUPLICATED:
-        content = dump(secrets.shown(accepted_view(job, submission)))
+        payload = secrets.payload_shown(job.payload)
+        content = to_json(accepted_members(job, submission, payload=payload))
         return SubmissionAnswer(202, content, is_replayed)
     # A twin that was deleted since is a 404: nothing else that we know of it would be true.
     row = await read_row(resources, job.tenant_id, submission.job_id)
