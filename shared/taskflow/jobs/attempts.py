@@ -14,11 +14,11 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.jobs.claim_sql import another_tenant, is_openable, openable, unseen
 from taskflow.jobs.guards import from_states
-from taskflow.jobs.lanes import Lane
+from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import JobEvent, Priority
+from taskflow.jobs.states import JobEvent
 from taskflow.jobs.usage import count_changes
 from taskflow.sealing.form import json_sealed_by
 
@@ -202,7 +202,7 @@ async def claim(
 
 
 def _verdict(row: Any, worker_id: UUID, key_ids: Sequence[str]) -> Verdict:
-    lane = Lane(row["queue"], Priority(row["priority"]))
+    lane = lane_of(row["queue"], row["priority"])
     if row["runs"]:
         return ClaimedJob(
             attempt=Attempt(row["id"], row["attempt"], worker_id),

@@ -12,9 +12,9 @@ from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.dependents import resolve_dependents
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.holding import IS_HELD
-from taskflow.jobs.lanes import Lane
+from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.outcomes import CANCELLED_WHILE_RUNNING, Attempt, Outcome, OutcomeKind
-from taskflow.jobs.states import TERMINAL, JobState, Priority
+from taskflow.jobs.states import TERMINAL, JobState
 from taskflow.jobs.usage import count_changes
 
 
@@ -66,6 +66,10 @@ WITH input AS (
         result text, result_object text, result_bytes int, artifact_bytes bigint, error jsonb,
         delay_seconds float8)
 ), locked AS MATERIALIZED (
+    -- By their ids alone: by the worker's index each row would be looked for among all that it runs
+    -- and has run since the last vacuum.
+    SELECT * FROM jobs WHERE id = ANY(ARRAY(SELECT id FROM input)) ORDER BY id FOR UPDATE
+), ours AS (
     SELECT jobs.id, jobs.tenant_id, jobs.attempt, jobs.attempt_limit, jobs.worker_id,
            jobs.cancel_requested, jobs.started_at, jobs.has_dependents,
            input.result, input.result_object, input.result_bytes, input.artifact_bytes,
@@ -75,13 +79,11 @@ WITH input AS (
                 THEN 'cancelled' ELSE input.kind END AS kind,
            CASE WHEN input.kind = 'released' AND jobs.cancel_requested
                 THEN {_WHILE_IT_RAN} ELSE input.error END AS error
-    FROM jobs JOIN input
+    FROM locked AS jobs JOIN input
       ON jobs.id = input.id AND jobs.attempt = input.attempt AND jobs.worker_id = input.worker_id
     WHERE jobs.state = 'running'
-    ORDER BY jobs.id
-    FOR UPDATE OF jobs
 ), decided AS (
-    SELECT *, {_TARGET} AS target FROM locked
+    SELECT *, {_TARGET} AS target FROM ours
     -- What others wait for is finished together with them, in a transaction.
     WHERE NOT has_dependents OR $2
 ), finished AS (
@@ -132,11 +134,12 @@ WITH input AS (
     FROM finished WHERE state <> 'queued'
 ), usage AS (
     {_COUNT}
+), holding AS MATERIALIZED (
+    SELECT tenant_id FROM (SELECT DISTINCT tenant_id FROM finished) AS tenant
+    WHERE EXISTS (SELECT FROM jobs WHERE jobs.tenant_id = tenant.tenant_id AND {IS_HELD})
 )
 SELECT id, attempt, worker_id, type, queue, priority, state, pointer_at, delay_seconds, updated_at,
-       tenant_id, coalesce((
-           SELECT true FROM jobs WHERE jobs.tenant_id = finished.tenant_id AND {IS_HELD} LIMIT 1
-       ), false) AS tenant_is_held
+       tenant_id, tenant_id IN (SELECT tenant_id FROM holding) AS tenant_is_held
 FROM finished
 """
 
@@ -197,7 +200,7 @@ def _recorded(row: Any) -> Recorded:
         job_id=row["id"],
         state=JobState(row["state"]),
         type=row["type"],
-        lane=Lane(row["queue"], Priority(row["priority"])),
+        lane=lane_of(row["queue"], row["priority"]),
         pointer_at=row["pointer_at"],
         delay_seconds=row["delay_seconds"],
         recorded_at=row["updated_at"],

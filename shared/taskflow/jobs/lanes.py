@@ -1,6 +1,7 @@
 """A lane: one line that jobs wait in, by queue and priority."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from taskflow.jobs.states import Priority
 
@@ -28,3 +29,9 @@ class Lane:
         if not queue or not separator:
             raise ValueError(f"{key!r} is not '<queue>.<priority>'")
         return cls(queue, Priority(priority))
+
+
+@lru_cache(maxsize=1024)
+def lane_of(queue: str, priority: str) -> Lane:
+    """The lane of a row: there are few lanes, and many rows."""
+    return Lane(queue, Priority(priority))

@@ -144,6 +144,20 @@ async def test_a_stale_outcome_changes_nothing(jobs: Jobs) -> None:
     assert await jobs.row(claimed.attempt.job_id) == before
 
 
+async def test_outcomes_find_their_jobs_by_id_however_few_seem_to_run(jobs: Jobs) -> None:
+    """By the worker's index each would be looked for among all that its worker runs and has run."""
+    job_ids = [await jobs.submit() for _ in range(100)]
+    await jobs.connection.execute("ANALYZE jobs")
+    claimed = [each for each in await jobs.claim(*job_ids) if isinstance(each, ClaimedJob)]
+    assert len(claimed) == len(job_ids)
+    scans = "SELECT pg_stat_get_xact_numscans('ix_jobs_worker'::regclass)"
+
+    async with jobs.connection.transaction():
+        before = await jobs.connection.fetchval(scans)
+        await finish(jobs.connection, [(job.attempt, completed("null")) for job in claimed])
+        assert await jobs.connection.fetchval(scans) == before
+
+
 async def test_a_retry_waits_on_the_ladder(jobs: Jobs) -> None:
     claimed = await jobs.start()
     verdict = await record(jobs, claimed, retryable(5))
