@@ -1,4 +1,4 @@
-"""The service's own log: a line when a job begins, and one when it ends."""
+"""The service's own log: a line when a job ends, and for who looks for a fault when it begins."""
 
 from structlog.typing import FilteringBoundLogger
 
@@ -24,19 +24,25 @@ class ServiceLog:
     async def __call__(self, run: Run, next_step: Step) -> Outcome | None:
         """Say what begins, and what came of it after how many seconds."""
         attempt = run.attempt
-        log = self._log.bind(job_id=str(attempt.job_id), attempt=attempt.number, type=run.job.type)
-        log.info("job_started", lane=run.job.lane.key)
+        log = self._log
+        about: dict[str, object] = {
+            "job_id": str(attempt.job_id),
+            "attempt": attempt.number,
+            "type": run.job.type,
+            "lane": run.job.lane.key,
+        }
+        log.debug("job_started", **about)
         outcome = await next_step(run)
-        seconds = round(run.seconds, 6)
+        about["seconds"] = round(run.seconds, 6)
         if outcome is None:
-            log.warning("job_lost", seconds=seconds)
+            log.warning("job_lost", **about)
         elif outcome.error is None:
-            log.info(_EVENTS[outcome.kind], seconds=seconds)
+            log.info(_EVENTS[outcome.kind], **about)
         else:
             # A job that fails is the job's affair: the service is well, so this is no error of it.
             log.warning(
                 _EVENTS[outcome.kind],
-                seconds=seconds,
+                **about,
                 error=outcome.error.type,
                 delay_seconds=outcome.delay_seconds,
             )

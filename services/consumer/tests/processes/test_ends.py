@@ -143,5 +143,8 @@ async def is_at_work(consumer: ServiceProcess) -> bool:
 
 async def start(services: Services) -> ServiceProcess:
     return await services.start_consumer(
-        handlers="fault_jobs", concurrency=8, shutdown_grace_seconds=0.1
+        handlers="fault_jobs",
+        concurrency=8,
+        shutdown_grace_seconds=0.1,
+        log_level="DEBUG",  # at which beginnings are told
     )

@@ -61,7 +61,7 @@ async def test_a_job_is_run_recorded_and_let_go(harness: Harness) -> None:
     assert harness.logs.by_job[claimed.attempt.job_id].is_closed
 
 
-async def test_the_service_log_has_a_line_for_the_start_and_one_for_the_end(
+async def test_the_service_log_has_a_line_for_the_end_and_one_for_who_looks_for_a_fault(
     harness: Harness,
 ) -> None:
     @job("pick")
