@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import aiormq
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import DeliveredMessage
 
+from taskflow.broker.deliveries import Delivery
 from taskflow.broker.topology import lane_queue
 from taskflow.jobs.lanes import Lane
 
@@ -16,19 +16,11 @@ ANSWER_SECONDS = 1.0
 """How long a lane is waited for: RabbitMQ says nothing for a minute where a queue has no leader."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message as it came, and the tag that settles it."""
-
-    tag: int
-    body: bytes
-    headers: Mapping[str, object]
-
-
 class LaneConsumer:
     """Consumes one lane on a channel of its own, as long as that channel lives.
 
-    The calls are aiormq's: they settle many messages with one frame.
+    The calls are aiormq's: they settle many messages with one frame. Deliveries come to `receive`
+    (`Broker.listen`), past aiormq.
     """
 
     def __init__(
@@ -51,6 +43,7 @@ class LaneConsumer:
         self._wanted = False
         self._consumes = False
         self._errand: asyncio.Task[None] | None = None
+        self._returns: set[asyncio.Task[None]] = set()
         keeper.close_callbacks.add(self._lost)
         channel.on_consumer_cancel_callbacks.add(self._lost)
 
@@ -89,6 +82,14 @@ class LaneConsumer:
             self._buffer.clear()
             await self._channel.basic_nack(last, multiple=True, requeue=True)
 
+    def receive(self, deliveries: list[Delivery]) -> None:
+        """Take what has been delivered into the buffer."""
+        if self._wanted:
+            self._buffer.extend(deliveries)
+            self._on_delivery()
+        else:
+            self._return(deliveries)
+
     def take(self, count: int) -> list[Delivery]:
         """The oldest `count` messages, no longer in the buffer, not yet acknowledged."""
         return [self._buffer.popleft() for _ in range(count)]
@@ -100,9 +101,10 @@ class LaneConsumer:
     async def close(self) -> None:
         """Close the channel: what is not acknowledged goes back to the queue."""
         self._buffer.clear()
-        if self._errand is not None:
-            self._errand.cancel()
-            await asyncio.gather(self._errand, return_exceptions=True)
+        errands = [*self._returns, *([self._errand] if self._errand else [])]
+        for errand in errands:
+            errand.cancel()
+        await asyncio.gather(*errands, return_exceptions=True)
         await self._keeper.close()
 
     async def _settle(self) -> None:
@@ -120,7 +122,7 @@ class LaneConsumer:
             if self._wanted:
                 await self._channel.basic_qos(prefetch_count=self._prefetch)
                 await self._channel.basic_consume(
-                    lane_queue(self._lane), self._receive, consumer_tag=self._lane.key
+                    lane_queue(self._lane), self._overlooked, consumer_tag=self._lane.key
                 )
             else:
                 await self._channel.basic_cancel(self._lane.key)
@@ -130,17 +132,21 @@ class LaneConsumer:
         if errand.cancelled() or errand.exception() is not None:
             self._on_lost()
 
-    async def _receive(self, message: DeliveredMessage) -> None:
-        tag = message.delivery_tag
-        if tag is None:
-            return
-        if not self._wanted:
-            # It was on its way when we stopped consuming.
-            await self._channel.basic_nack(tag, requeue=True)
-            return
-        headers = message.header.properties.headers or {}
-        self._buffer.append(Delivery(tag, bytes(message.body), headers))
-        self._on_delivery()
+    def _return(self, deliveries: Sequence[Delivery]) -> None:
+        """What was on its way when we stopped consuming."""
+        returning = asyncio.create_task(self._nack(deliveries), name=f"lane-{self._lane.key}-back")
+        self._returns.add(returning)
+        returning.add_done_callback(self._returns.discard)
+        returning.add_done_callback(self._end_errand)
+
+    async def _nack(self, deliveries: Sequence[Delivery]) -> None:
+        # One by one: what came before them may be with a claim in flight.
+        for delivery in deliveries:
+            await self._channel.basic_nack(delivery.tag, requeue=True)
+
+    async def _overlooked(self, _: DeliveredMessage) -> None:
+        """What comes this way has passed the listener by, and is to come again."""
+        self._on_lost()
 
     def _lost(self, *_: object) -> None:
         self._on_lost()

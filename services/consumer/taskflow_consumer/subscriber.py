@@ -20,6 +20,7 @@ from pamqp.common import FieldTable
 from uuid_utils.compat import uuid7
 
 from taskflow.broker.connection import Broker
+from taskflow.broker.deliveries import Delivery
 from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
 from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
 from taskflow.broker.publisher import Publisher
@@ -32,7 +33,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_consumer.executor import Executor
-from taskflow_consumer.lane_consumer import Delivery, LaneConsumer
+from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.lanes_aside import LanesAside
 from taskflow_consumer.picker import URGENCY, Picker
 from taskflow_consumer.watchdog import Watchdog
@@ -153,16 +154,17 @@ class Subscriber:
             await self._ensure(lane)
         for lane in self._lanes:
             keeper = await self._broker.channel()
-            self._consumers.append(
-                LaneConsumer(
-                    lane,
-                    keeper,
-                    await keeper.get_underlay_channel(),
-                    prefetch=prefetch,
-                    on_delivery=self._arrived.set,
-                    on_lost=self._lost.set,
-                )
+            channel = await keeper.get_underlay_channel()
+            consumer = LaneConsumer(
+                lane,
+                keeper,
+                channel,
+                prefetch=prefetch,
+                on_delivery=self._arrived.set,
+                on_lost=self._lost.set,
             )
+            self._consumers.append(consumer)
+            self._broker.listen(channel, consumer.receive)
 
     async def _ensure(self, lane: Lane) -> None:
         try:

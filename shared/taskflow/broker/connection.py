@@ -11,13 +11,14 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 
-import aio_pika
+import aiormq.abc
 import aiormq.exceptions
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
 from taskflow.broker import topology
+from taskflow.broker.deliveries import Listener, TappedConnection
 from taskflow.broker.outages import BROKER_ERRORS, is_refusal, library_cancellations, said
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
@@ -44,9 +45,9 @@ def node_urls(amqp_url: str) -> list[str]:
     return [each.strip() for each in amqp_url.split(",")]
 
 
-async def connect(url: URL, *, timeout_seconds: float | None = None) -> AbstractConnection:
+async def connect(url: URL, *, timeout_seconds: float | None = None) -> TappedConnection:
     """A connection to one node; raises what aio_pika.connect raises."""
-    connection = aio_pika.Connection(url)
+    connection = TappedConnection(url)
     try:
         await connection.connect(timeout=timeout_seconds)
     except BaseException:
@@ -69,7 +70,7 @@ class Broker:
         self._urls = itertools.cycle(random.sample(urls, len(urls)))
         self._url = next(self._urls)
         self._name = name
-        self._connection: AbstractConnection | None = None
+        self._connection: TappedConnection | None = None
         self._up = asyncio.Event()
         self._in_alarm = False
         self._loss = ""
@@ -138,6 +139,19 @@ class Broker:
         except BROKER_ERRORS as error:
             raise ServiceUnavailable("RabbitMQ", said(error)) from error
         return channel
+
+    def listen(self, channel: aiormq.abc.AbstractChannel, listener: Listener) -> None:
+        """Hand what is delivered on a channel to `listener`, past aiormq, as long as it lives.
+
+        Raises:
+            ServiceUnavailable: its connection is gone.
+        """
+        connection = self._connection
+        transport = None if connection is None else connection.transport
+        is_its_own = transport is not None and transport.connection is channel.connection
+        if connection is None or not is_its_own:
+            raise ServiceUnavailable("RabbitMQ", "the channel's connection is gone")
+        connection.tap.listen(channel.number, listener)
 
     @contextlib.asynccontextmanager
     async def short_channel(self) -> AsyncIterator[AbstractChannel]:
