@@ -1,9 +1,13 @@
-"""JSON lines between a consumer and the sibling that keeps its leases."""
+"""JSON lines between a consumer and the sibling that keeps its leases.
+
+A line to the sibling is a list of messages, all that is said at once: it is spared what each line
+costs. A line from it is one message.
+"""
 
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
@@ -15,6 +19,7 @@ class Line:
     def __init__(self, ours: socket.socket) -> None:
         ours.setblocking(False)
         self._socket = ours
+        self._unsaid: list[object] = []
         self._unsent = bytearray()
         self._loop = asyncio.get_running_loop()
         self._is_waiting = False
@@ -22,22 +27,22 @@ class Line:
 
     def send(self, *messages: object) -> None:
         """Send now what the socket takes, the rest when it can."""
-        self._add(messages)
+        self._unsaid.extend(messages)
         self._send()
 
     def send_soon(self, message: object) -> None:
         """Send along with what is sent next, at the latest in the loop's next turn."""
-        self._add([message])
+        self._unsaid.append(message)
         if self._sending is None:
             self._sending = self._loop.call_soon(self._send)
-
-    def _add(self, messages: Iterable[object]) -> None:
-        self._unsent += b"".join(_ENCODER.encode(each).encode() + b"\n" for each in messages)
 
     def _send(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
+        if self._unsaid:
+            self._unsent += _ENCODER.encode(self._unsaid).encode() + b"\n"
+            self._unsaid.clear()
         if self._is_waiting or not self._unsent:
             return
         self._flush()

@@ -47,7 +47,7 @@ class Hold:
 
 
 class Line:
-    """JSON lines to and from the consumer."""
+    """JSON lines to and from the consumer, whose lines are lists of messages."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -60,7 +60,8 @@ class Line:
             while received := await self._reader.read(65_536):
                 *lines, rest = (rest + received).split(b"\n")
                 for line in lines:
-                    yield json.loads(line)
+                    for message in json.loads(line):
+                        yield message
 
     def send(self, *message: Any) -> None:
         """Say something, now or when the consumer listens again."""
