@@ -194,12 +194,14 @@ class Executor:
         run.services.close()
         if outcome is None:
             return
-        outcome = replace(outcome, artifact_bytes=run.services.artifact_bytes)
+        if run.services.artifact_bytes:
+            outcome = replace(outcome, artifact_bytes=run.services.artifact_bytes)
         # Progress is written to running jobs only, so the last report goes first; but it is a
         # courtesy, and the outcome is none.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PROGRESS_PATIENCE_SECONDS):
-                await self._progress.settle(run.attempt)
+        if self._progress.is_unsettled(run.attempt):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS_PATIENCE_SECONDS):
+                    await self._progress.settle(run.attempt)
         recorded = await self._recorder.record(run.attempt, outcome)
         if isinstance(recorded, Stale):
             self.refused += 1
@@ -251,10 +253,10 @@ class Executor:
 
     def _is_to_be_isolated(self, job: ClaimedJob) -> bool:
         """Whether a job is a suspect: a worker was lost under it, and no other shall be."""
+        if not job.losses:
+            return False
         suspects = sum(run.is_suspect for run in self._runs.values())
-        return (
-            job.losses > 0 and suspects < SUSPECTS_ISOLATED and self._registry.can_isolate(job.type)
-        )
+        return suspects < SUSPECTS_ISOLATED and self._registry.can_isolate(job.type)
 
     def _unsettled(self) -> list[Run]:
         return [run for run in self._runs.values() if not run.settled.done()]

@@ -39,9 +39,13 @@ class ProgressWriter:
             self._round = asyncio.get_running_loop().create_future()
             self._writer = asyncio.create_task(self._write(), name="progress-writer")
 
+    def is_unsettled(self, attempt: Attempt) -> bool:
+        """Whether an attempt's last report is not written yet."""
+        return attempt in self._waiting or attempt in self._writing
+
     async def settle(self, attempt: Attempt) -> None:
         """Return when an attempt's last report is written, or a round of writing has failed."""
-        while self._round is not None and (attempt in self._waiting or attempt in self._writing):
+        while self._round is not None and self.is_unsettled(attempt):
             if not await asyncio.shield(self._round):
                 return
 

@@ -73,6 +73,9 @@ class Progress(Protocol):
         Called in the loop's thread.
         """
 
+    def is_unsettled(self, attempt: Attempt) -> bool:
+        """Whether an attempt's last report is not written yet."""
+
     async def settle(self, attempt: Attempt) -> None:
         """Return when an attempt's last report is written, or can't be written soon."""
 

@@ -32,10 +32,11 @@ class LargeResults:
     async def __call__(self, run: Run, next_step: Step) -> Outcome | None:
         """Put the key of an object in place of a result that is longer than `inline_bytes`."""
         outcome = await next_step(run)
-        if outcome is None or outcome.result_json is None:
+        if outcome is None or outcome.result_json is None or outcome.result_bytes is None:
             return outcome
-        body = outcome.result_json.encode()
-        return outcome if len(body) <= self._inline_bytes else await self._store(run, body)
+        if outcome.result_bytes <= self._inline_bytes:
+            return outcome
+        return await self._store(run, outcome.result_json.encode())
 
     async def _store(self, run: Run, body: bytes) -> Outcome | None:
         name = f"result-{run.attempt.number}.json"

@@ -34,7 +34,8 @@ class Sealing:
         if checkpoint_json is not None:
             checkpoint_json = self._ring.open_json(_place(run, Part.CHECKPOINT), checkpoint_json)
         payload_json = self._ring.open_json(_place(run, Part.PAYLOAD), job.payload_json)
-        run.job = replace(job, payload_json=payload_json, checkpoint_json=checkpoint_json)
+        if payload_json is not job.payload_json or checkpoint_json is not job.checkpoint_json:
+            run.job = replace(job, payload_json=payload_json, checkpoint_json=checkpoint_json)
 
     def _sealed(self, run: Run, outcome: Outcome) -> Outcome:
         result_json, error = outcome.result_json, outcome.error
@@ -43,6 +44,8 @@ class Sealing:
         if error is not None:
             message = self._ring.seal_text(_place(run, Part.ERROR), error.message)
             error = replace(error, message=message)
+        if result_json is outcome.result_json and error is outcome.error:
+            return outcome
         return replace(outcome, result_json=result_json, error=error)
 
 

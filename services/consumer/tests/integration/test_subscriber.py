@@ -55,6 +55,9 @@ class Ours:
 
     def report(self, attempt: Attempt, percent: float, message: str | None) -> None: ...
 
+    def is_unsettled(self, _: Attempt) -> bool:
+        return False
+
     async def settle(self, attempt: Attempt) -> None: ...
 
     def open(self, _: ClaimedJob) -> "Ours":

@@ -153,8 +153,11 @@ class KeptProgress:
         self.attempts.add(attempt)
         self.reports.append((percent, message))
 
-    async def settle(self, attempt: Attempt) -> None:
+    def is_unsettled(self, _: Attempt) -> bool:
         """Nothing waits: reports are kept at once."""
+        return False
+
+    async def settle(self, attempt: Attempt) -> None: ...
 
 
 @dataclass
