@@ -30,6 +30,9 @@ _OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 _PLAIN = frozenset({str, bool, int, float, type(None)})
 _PLAIN_TYPES = (str, int, float, type(None))
 _MAX_DEPTH = 6
+# Named here, since `bool | int | float` would be put together anew for each value.
+_NUMBERS = (bool, int, float)
+_SEQUENCES = (list, tuple, set, frozenset)
 # Made once: `json.dumps` with options makes an encoder for each call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 # At INFO these tell of every request and every connection.
@@ -191,7 +194,7 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _redacted(name: str, value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, _NUMBERS):
         return value
     if _is_secret(name):
         return REDACTED
@@ -199,7 +202,7 @@ def _redacted(name: str, value: Any, depth: int) -> Any:
         return _without_credentials(value)
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         return {str(key): _redacted(str(key), item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset) and depth < _MAX_DEPTH:
+    if isinstance(value, _SEQUENCES) and depth < _MAX_DEPTH:
         return [_redacted("", item, depth + 1) for item in value]
     return _without_credentials(str(value))
 

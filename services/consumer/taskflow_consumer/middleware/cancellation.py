@@ -31,9 +31,8 @@ class Cancellation:
         if run.stop.reason is not None:
             return run.outcome_of_stop(run.stop.reason)
         handler = asyncio.create_task(next_step(run))
-        either: set[asyncio.Future[Any]] = {handler, run.stop.ordered}
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(handler, run.stop.ordered)
             if handler.done():
                 return handler.result()
             reason = run.stop.ordered.result()
@@ -59,6 +58,19 @@ class Cancellation:
         if not handler.done():
             run.lingering = handler
             run.write("warning", "the handler goes on regardless and keeps its slot until it ends")
+
+
+async def _first_of(*either: asyncio.Future[Any]) -> None:
+    """As `asyncio.wait`, which takes more than twice as long."""
+    first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        if not first.done():
+            first.set_result(None)
+
+    for each in either:
+        each.add_done_callback(wake)
+    await first
 
 
 def _is_genuine(run: Run, handler: "asyncio.Task[Outcome | None]") -> bool:
