@@ -1,6 +1,10 @@
+import asyncio
+import ssl
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands, frame
@@ -9,9 +13,12 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 from uuid_utils.compat import uuid7
+from yarl import URL
 
+from taskflow.broker.connection import connect
 from taskflow.broker.deliveries import Delivery, DeliveryTap
 from taskflow.broker.message import encode
+from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
@@ -116,3 +123,23 @@ def test_who_speaks_otherwise_is_left_to_the_library(said: bytes) -> None:
     tap, _ = tapped()
     assert tap.take(said) == said
     assert tap.take(said) == said
+
+
+async def test_a_connection_is_made_over_tls_to_who_has_the_name(tmp_path: Path) -> None:
+    authority, header = trustme.CA(), asyncio.get_running_loop().create_future()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        header.set_result(await reader.readexactly(8))
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        url = URL(f"amqps://a:b@localhost:{port}/").with_query(cafile=str(tmp_path / "ca.pem"))
+        with pytest.raises(BROKER_ERRORS):
+            await connect(url, timeout_seconds=5)
+        assert await header == b"AMQP\x00\x00\x09\x01"
+        with pytest.raises(BROKER_ERRORS):
+            await connect(url.with_host("127.0.0.1"), timeout_seconds=5)

@@ -1,0 +1,96 @@
+"""One lane's channel against a real broker."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from taskflow.broker import topology
+from taskflow.broker.connection import Broker
+from taskflow.broker.deliveries import Delivery
+from taskflow.broker.message import decode
+from taskflow.broker.publisher import Publisher
+from taskflow.jobs.lanes import Lane
+from taskflow.jobs.pointers import Pointer
+from taskflow.jobs.states import Priority
+from taskflow_consumer.lane_consumer import LaneConsumer
+from taskflow_testing.clients import connected_broker
+from taskflow_testing.waiting import eventually
+
+pytestmark = pytest.mark.broker
+
+LANE = Lane("returned", Priority.MEDIUM)
+
+
+@pytest.fixture
+async def broker(amqp_url: str) -> AsyncIterator[Broker]:
+    async with connected_broker(amqp_url) as broker:
+        async with broker.short_channel() as channel:
+            await channel.queue_delete(topology.lane_queue(LANE))
+            await topology.declare_lane(channel, LANE)
+        yield broker
+        async with broker.short_channel() as channel:
+            await channel.queue_delete(topology.lane_queue(LANE))
+
+
+@pytest.fixture
+async def consumer(broker: Broker) -> AsyncIterator[LaneConsumer]:
+    keeper = await broker.channel()
+    channel = await keeper.get_underlay_channel()
+    consumer = LaneConsumer(
+        LANE, keeper, channel, prefetch=10, on_delivery=lambda: None, on_lost=lambda: None
+    )
+    broker.listen(channel, consumer.receive)
+    yield consumer
+    await consumer.close()
+
+
+async def publish(broker: Broker, count: int) -> list[Pointer]:
+    publisher = Publisher(broker, timeout_seconds=5)
+    pointers = [Pointer(uuid7(), LANE, "echo", datetime.now(UTC)) for _ in range(count)]
+    for pointer in pointers:
+        await publisher.publish(pointer)
+    return pointers
+
+
+async def consume(consumer: LaneConsumer, count: int) -> list[Delivery]:
+    await consumer.resume()
+
+    async def all_came() -> bool:
+        return len(consumer) == count
+
+    await eventually(all_came)
+    return consumer.take(count)
+
+
+async def is_ready_again(broker: Broker, count: int) -> None:
+    async def all_are_there() -> bool:
+        async with broker.short_channel() as channel:
+            queue = await channel.declare_queue(topology.lane_queue(LANE), passive=True)
+            return queue.declaration_result.message_count == count
+
+    await eventually(all_are_there)
+
+
+async def test_what_is_delivered_is_what_was_published(
+    broker: Broker, consumer: LaneConsumer
+) -> None:
+    pointers = await publish(broker, 3)
+    received = [decode(each.body, each.headers) for each in await consume(consumer, 3)]
+    assert [each.job_id for each in received] == [each.job_id for each in pointers]
+    for was, became in zip(pointers, received, strict=True):
+        assert became.pointer_at is not None
+        assert abs((became.pointer_at - was.pointer_at).total_seconds()) <= 0.001
+
+
+async def test_what_arrives_when_nothing_is_wanted_any_more_goes_back(
+    broker: Broker, consumer: LaneConsumer
+) -> None:
+    await publish(broker, 4)
+    first, *late = await consume(consumer, 4)
+    await consumer.hand_back()
+    consumer.receive(late)
+    await is_ready_again(broker, 3)
+    await consumer.acknowledge_through(first)
+    assert len(consumer) == 0
