@@ -19,6 +19,9 @@ from taskflow_consumer.handlers import built_in_job_types
 from taskflow_consumer.log_capture import configure_capture
 from taskflow_consumer.shutdown import Shutdown
 
+GARBAGE_THRESHOLD = 20_000
+"""So many objects more than at its last look, and the collector looks for cycles again."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -51,6 +54,8 @@ def main() -> int:
         registry = Registry.from_modules(settings.handlers, built_in)
         # What is there by now stays, and no collection has to look through it again.
         gc.freeze()
+        # A hundred jobs at once make more than the usual 2000 objects, which go without it.
+        gc.set_threshold(GARBAGE_THRESHOLD)
         return uvloop.run(work(settings, registry))
     except (ConfigurationError, SchemaBehind) as error:
         exit_with(error)
