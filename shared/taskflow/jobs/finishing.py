@@ -61,10 +61,13 @@ _COUNT = count_changes(
 
 _FINISH = f"""
 WITH input AS (
-    SELECT * FROM json_to_recordset($1::json) AS input (
-        id uuid, attempt int, worker_id uuid, kind text,
-        result text, result_object text, result_bytes int, artifact_bytes bigint, error jsonb,
-        delay_seconds float8)
+    -- Selected each, so that the planner can't see how many they are, and plans but once.
+    SELECT * FROM unnest(
+        (SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::uuid[]), (SELECT $4::text[]),
+        (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::int[]), (SELECT $8::bigint[]),
+        (SELECT $9::text[]), (SELECT $10::float8[])
+    ) AS input (id, attempt, worker_id, kind, result, result_object, result_bytes, artifact_bytes,
+                error, delay_seconds)
 ), locked AS MATERIALIZED (
     -- By their ids alone: by the worker's index each row would be looked for among all that it runs
     -- and has run since the last vacuum.
@@ -78,14 +81,14 @@ WITH input AS (
            CASE WHEN input.kind = 'released' AND jobs.cancel_requested
                 THEN 'cancelled' ELSE input.kind END AS kind,
            CASE WHEN input.kind = 'released' AND jobs.cancel_requested
-                THEN {_WHILE_IT_RAN} ELSE input.error END AS error
+                THEN {_WHILE_IT_RAN} ELSE input.error::jsonb END AS error
     FROM locked AS jobs JOIN input
       ON jobs.id = input.id AND jobs.attempt = input.attempt AND jobs.worker_id = input.worker_id
     WHERE jobs.state = 'running'
 ), decided AS (
     SELECT *, {_TARGET} AS target FROM ours
     -- What others wait for is finished together with them, in a transaction.
-    WHERE NOT has_dependents OR $2
+    WHERE NOT has_dependents OR $11
 ), finished AS (
     UPDATE jobs
     SET state = target,
@@ -191,7 +194,7 @@ async def _record(
     *,
     with_dependents: bool,
 ) -> dict[Attempt, Recorded | Stale]:
-    rows = await connection.fetch(_FINISH, _as_json(outcomes), with_dependents)
+    rows = await connection.fetch(_FINISH, *_columns(outcomes), with_dependents)
     return {Attempt(row["id"], row["attempt"], row["worker_id"]): _recorded(row) for row in rows}
 
 
@@ -209,24 +212,23 @@ def _recorded(row: Any) -> Recorded:
     )
 
 
-def _as_json(outcomes: Sequence[tuple[Attempt, Outcome]]) -> str:
-    return json.dumps(
-        [
-            {
-                "id": str(attempt.job_id),
-                "attempt": attempt.number,
-                "worker_id": str(attempt.worker_id),
-                "kind": outcome.kind,
-                "result": outcome.result_json,
-                "result_object": outcome.result_object,
-                "result_bytes": outcome.result_bytes,
-                "artifact_bytes": outcome.artifact_bytes,
-                "error": outcome.error and outcome.error.as_dict(),
-                "delay_seconds": outcome.delay_seconds,
-            }
-            for attempt, outcome in outcomes
-        ]
-    )
+def _columns(outcomes: Sequence[tuple[Attempt, Outcome]]) -> list[list[Any]]:
+    rows = [
+        (
+            attempt.job_id,
+            attempt.number,
+            attempt.worker_id,
+            outcome.kind,
+            outcome.result_json,
+            outcome.result_object,
+            outcome.result_bytes,
+            outcome.artifact_bytes,
+            outcome.error and json.dumps(outcome.error.as_dict()),
+            outcome.delay_seconds,
+        )
+        for attempt, outcome in outcomes
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def _explain_missing(
