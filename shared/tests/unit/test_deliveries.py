@@ -38,7 +38,7 @@ def message(
     """A delivery as a broker frames it, its body in pieces."""
     properties = commands.Basic.Properties(headers=headers, content_type="text/plain")
     pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
-    parts = [
+    parts: list[commands.Basic.Deliver | ContentHeader | ContentBody] = [
         deliver(tag),
         ContentHeader(0, len(body), properties),
         *(ContentBody(each) for each in pieces),
