@@ -16,7 +16,7 @@ from taskflow_api.app import create_app
 from taskflow_api.server import Server
 from taskflow_api.startup import listen, open_socket, require_database
 
-YOUNG_OBJECTS = 20_000
+GARBAGE_THRESHOLD = 20_000
 """So many more than before, and the collector looks for cycles among them; a few megabytes."""
 
 log = structlog.get_logger("taskflow_api")
@@ -37,7 +37,7 @@ async def serve(settings: ApiSettings) -> None:
         # What is there by now stays, and no collection has to look through it again. What comes
         # with a request goes with it; few cycles are left for a collection to find.
         gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
+        gc.set_threshold(GARBAGE_THRESHOLD)
         await server.serve([bound])
 
 
