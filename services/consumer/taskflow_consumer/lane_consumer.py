@@ -78,6 +78,7 @@ class LaneConsumer:
         self._wanted = False
         await self._settle()
         if self._buffer:
+            await self._wait_returned()
             last = self._buffer[-1].tag
             self._buffer.clear()
             await self._channel.basic_nack(last, multiple=True, requeue=True)
@@ -95,7 +96,8 @@ class LaneConsumer:
         return [self._buffer.popleft() for _ in range(count)]
 
     async def acknowledge_through(self, delivery: Delivery) -> None:
-        """Acknowledge `delivery` and all before it, which must have been taken."""
+        """Acknowledge `delivery` and all before it, which must have been taken or returned."""
+        await self._wait_returned()
         await self._channel.basic_ack(delivery.tag, multiple=True)
 
     async def close(self) -> None:
@@ -143,6 +145,11 @@ class LaneConsumer:
         # One by one: what came before them may be with a claim in flight.
         for delivery in deliveries:
             await self._channel.basic_nack(delivery.tag, requeue=True)
+
+    async def _wait_returned(self) -> None:
+        """Before a tag settles all that came before it: what goes back must not be among them."""
+        if self._returns:
+            await asyncio.wait(self._returns)
 
     async def _overlooked(self, _: DeliveredMessage) -> None:
         """What comes this way has passed the listener by, and is to come again."""

@@ -94,3 +94,14 @@ async def test_what_arrives_when_nothing_is_wanted_any_more_goes_back(
     await is_ready_again(broker, 3)
     await consumer.acknowledge_through(first)
     assert len(consumer) == 0
+
+
+async def test_what_is_on_its_way_back_is_not_acknowledged_by_what_came_after_it(
+    broker: Broker, consumer: LaneConsumer
+) -> None:
+    await publish(broker, 4)
+    *late, claimed = await consume(consumer, 4)
+    await consumer.hand_back()
+    consumer.receive(late)
+    await consumer.acknowledge_through(claimed)
+    await is_ready_again(broker, 3)
