@@ -43,7 +43,7 @@ class Delivery:
         """The headers of its sender; where they can't be read, the bytes that should hold them."""
         try:
             return self._read_headers()
-        except (ValueError, IndexError, struct.error):
+        except (ValueError, IndexError, RecursionError, struct.error):
             return {"unreadable": self.header}
 
     def _read_headers(self) -> Mapping[str, object]:

@@ -108,6 +108,18 @@ def test_headers_that_cant_be_read_are_shown(cut: int) -> None:
     assert broken.headers == {"unreadable": broken.header}
 
 
+def test_headers_that_are_nested_too_deeply_are_shown() -> None:
+    tap, heard = tapped()
+    tap.take(message(OURS, 1, b"", {"a": 1}))
+    nested = b""
+    for _ in range(2_000):
+        nested = b"A" + len(nested).to_bytes(4) + nested
+    table = b"\x01a" + nested
+    before, _, _ = heard[0].header.partition(b"\x01a")
+    deep = Delivery(1, before[:-4] + len(table).to_bytes(4) + table)
+    assert deep.headers == {"unreadable": deep.header}
+
+
 @pytest.mark.parametrize("end", [commands.Channel.CloseOk(), commands.Channel.Close(404, "", 0, 0)])
 def test_a_channels_number_is_given_again(end: commands.Channel.Close) -> None:
     tap, heard = tapped()
