@@ -53,7 +53,7 @@ class AddressLimitMiddleware:
         if scope["type"] != "http" or contains(self._unlimited, address := client_address(scope)):
             await self._app(scope, receive, send)
             return
-        self._sweep(time.time())
+        self._sweep()
         key = limit_key(address, is_wide=len(self._storage.storage) > MAX_COUNTERS)
         allowed = self._limiter.hit(self._limit, _POLICY, key)
         window = self._limiter.get_window_stats(self._limit, _POLICY, key)
@@ -77,11 +77,12 @@ class AddressLimitMiddleware:
         )
         await response(scope, receive, send_with_limit)
 
-    def _sweep(self, now: float) -> None:
-        """Let go of counters that have expired, once a second."""
-        if now < self._sweep_at:
+    def _sweep(self) -> None:
+        """Let go of counters that have expired, once a second by a clock that nobody puts back."""
+        if time.monotonic() < self._sweep_at:
             return
-        self._sweep_at = now + SWEEP_SECONDS
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        now = time.time()
         for key in [key for key, at in self._storage.expirations.items() if at <= now]:
             self._storage.get(key)  # Which drops it.
 

@@ -177,6 +177,27 @@ async def test_counters_are_let_go_and_no_thread_sweeps_them(
     assert threading.active_count() == threads
 
 
+async def test_counters_are_let_go_though_the_clock_is_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskflow_api.middleware.address_limit.SWEEP_SECONDS", 0.0)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    layer = AddressLimitMiddleware(_answer_nothing, requests=5, seconds=10, unlimited=[])
+
+    async def ask(address: str) -> None:
+        state = {"client": Client(address, "http")}
+        await layer({"type": "http", "state": state}, _receive_nothing, _send_nothing)
+
+    await ask("198.51.100.1")
+    now -= 3600
+    for number in range(20):
+        await ask(f"203.0.113.{number}")
+    now += 21
+    await ask("198.51.100.2")
+    assert len(layer._storage.storage) == 2
+
+
 async def _answer_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None: ...
 
 
