@@ -96,7 +96,7 @@ def _value(value: object) -> str:
 
 
 # Control characters, line separators of Unicode, and what turns the direction of writing round.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def _escaped(text: str) -> str:

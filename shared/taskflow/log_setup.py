@@ -25,7 +25,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s\"',]+", re.IGNORECASE)
 _OUR_OWN = re.compile(r"\btf_(live|refresh)_[\w-]+")
 # Control characters, line separators of Unicode, and what turns the direction of writing round.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _OF_SEVERAL_LINES = frozenset({"exception", "stack"})
 _PLAIN = frozenset({str, bool, int, float, type(None)})
 _PLAIN_TYPES = (str, int, float, type(None))
@@ -213,7 +213,12 @@ def _is_secret(name: str) -> bool:
 
 
 def _may_hold_credentials(text: str) -> bool:
-    return "@" in text or "tf_" in text or "earer" in text or "asic" in text
+    return "@" in text or "tf_" in text or _may_name_scheme(text)
+
+
+def _may_name_scheme(text: str) -> bool:
+    lowered = text.lower()
+    return "earer" in lowered or "asic" in lowered
 
 
 def _without_credentials(text: str) -> str:
@@ -221,4 +226,4 @@ def _without_credentials(text: str) -> str:
         text = _URL_CREDENTIALS.sub(f"{REDACTED}@", text)
     if "tf_" in text:
         text = _OUR_OWN.sub(REDACTED, text)
-    return _BEARER.sub(rf"\1 {REDACTED}", text) if "earer" in text or "asic" in text else text
+    return _BEARER.sub(rf"\1 {REDACTED}", text) if _may_name_scheme(text) else text

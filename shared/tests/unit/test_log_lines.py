@@ -113,7 +113,20 @@ def test_nul_emoji_and_lone_surrogates_survive() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\n", "\r\n", "\x1b[2J", "\x07", "\x7f", "\x85", "\u2028", "\u2029", "\u202e", "\x9b"]
+    "text",
+    [
+        "\n",
+        "\r\n",
+        "\x1b[2J",
+        "\x07",
+        "\x7f",
+        "\x85",
+        "\u2028",
+        "\u2029",
+        "\u202e",
+        "\u061c",
+        "\x9b",
+    ],
 )
 def test_no_text_of_a_job_passes_for_a_line_of_its_own(text: str) -> None:
     forged = f"x{text}2026-11-22T02:02:02.000000Z ERROR   forged"
