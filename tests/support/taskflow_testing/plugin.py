@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from taskflow_testing import broker, database, object_store, redis_database
 from taskflow_testing.errors import MigrationFailed, NoTestServers
@@ -14,6 +15,13 @@ from taskflow_testing.object_store import TestBucket
 from taskflow_testing.servers import TestServers, find_servers, require_reachable
 
 Result = TypeVar("Result")
+
+
+@pytest.hookimpl(tryfirst=True)  # So that --hypothesis-profile still has its way.
+def pytest_configure() -> None:
+    """Let examples of hypothesis take their time: on a busy machine any of them may be held up."""
+    settings.register_profile("patient", settings.default, deadline=None)
+    settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
