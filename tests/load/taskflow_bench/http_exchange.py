@@ -7,6 +7,7 @@ from typing import cast
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _CONNECTION_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
@@ -26,22 +27,43 @@ def parse(received: bytes) -> tuple[Answer, bytes] | None:
     """The first answer in what was received, and the rest; None: it is not whole yet.
 
     Raises:
-        BadAnswer: its length is not told, or its connection ends with it.
+        BadAnswer: it does not say where it ends, or its connection ends with it.
     """
     head_end = received.find(_HEAD_END)
     if head_end < 0:
         return None
     head = received[: head_end + 2]
-    length = _LENGTH.search(head)
-    if length is None or not head.startswith(b"HTTP/1.1 "):
-        raise BadAnswer(f"no HTTP/1.1 answer with a length: {head[:200]!r}")
+    if not head.startswith(b"HTTP/1.1 "):
+        raise BadAnswer(f"no HTTP/1.1 answer: {head[:200]!r}")
     if _CONNECTION_CLOSE.search(head):
         raise BadAnswer(f"the server closes the connection: {head[:200]!r}")
     begin = head_end + len(_HEAD_END)
-    end = begin + int(length[1])
-    if len(received) < end:
+    if length := _LENGTH.search(head):
+        end = begin + int(length[1])
+        whole = (received[begin:end], end) if len(received) >= end else None
+    elif _CHUNKED.search(head):
+        whole = _chunks(received, begin)
+    else:
+        raise BadAnswer(f"an answer that does not say where it ends: {head[:200]!r}")
+    if whole is None:
         return None
-    return Answer(int(received[9:12]), received[begin:end]), received[end:]
+    body, end = whole
+    return Answer(int(received[9:12]), body), received[end:]
+
+
+def _chunks(received: bytes, begin: int) -> tuple[bytes, int] | None:
+    """The body in chunks from there, and where it ends; None: it is not whole yet."""
+    pieces = []
+    while (size_end := received.find(b"\r\n", begin)) >= 0:
+        size = int(received[begin:size_end], 16)
+        end = size_end + 2 + size + 2
+        if len(received) < end:
+            return None
+        if size == 0:
+            return b"".join(pieces), end
+        pieces.append(received[size_end + 2 : end - 2])
+        begin = end
+    return None
 
 
 class Connection(asyncio.Protocol):

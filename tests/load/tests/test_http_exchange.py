@@ -19,10 +19,21 @@ def test_an_answer_that_is_not_whole(length: int) -> None:
     assert parse((HEAD + b'{"id":1}\n')[:length]) is None
 
 
+IN_CHUNKS = (
+    b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\n{\r\n\r\nb\r\n1234567\r\n90\r\n0\r\n\r\n"
+)
+
+
+def test_an_answer_in_chunks() -> None:
+    assert parse(IN_CHUNKS + b"HTTP") == (Answer(202, b"{\r\n1234567\r\n90"), b"HTTP")
+    assert all(parse(IN_CHUNKS[:length]) is None for length in range(len(IN_CHUNKS)))
+
+
 @pytest.mark.parametrize(
     "head",
     [
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nConnection: close\r\n\r\n",
     ],

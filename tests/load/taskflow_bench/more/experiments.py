@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from taskflow_bench.errors import BenchBroke
 from taskflow_bench.more import (
     backlog,
+    batches,
     consumers,
     growth,
     knee,
@@ -18,6 +19,7 @@ from taskflow_bench.more.experiment import Experiment
 
 EXPERIMENTS: Sequence[Experiment] = (
     Experiment("startup", "Start-up", 2, startup.run),
+    Experiment("batches", "Batches of jobs", 2, batches.run),
     Experiment("payloads", "Size of the payload", 4, payloads.run),
     Experiment("lines", "Lines of log", 3, log_lines.run),
     Experiment("consumers", "Number of consumers", 4, consumers.run),
