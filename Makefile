@@ -82,7 +82,7 @@ chaos-gate: $(INSTALLED) ## the four scenarios of CI, with fewer jobs
 
 ##@ Figures
 
-.PHONY: bench bench-gate bench-more
+.PHONY: bench bench-gate bench-more flames
 bench: ## side by side with others: make bench ROUNDS=3 ONLY=taskflow,celery JOBS=20000
 	@deploy/local/bootstrap.sh --group bench
 	@$(PYTHON) -m taskflow_bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) \
@@ -94,6 +94,10 @@ bench-gate: $(INSTALLED) ## TaskFlow against the least that its work can cost, i
 bench-more: $(INSTALLED) ## TaskFlow alone, in other lights: make bench-more ONLY=payloads,knee SCALE=0.1
 	@$(PYTHON) -m taskflow_bench.more $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE)) \
 		$(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(MEMORY_JOBS),--memory-jobs $(MEMORY_JOBS))
+
+flames: ## where API and worker spend their time, as flame graphs in docs/flames; as root
+	@deploy/local/bootstrap.sh --group bench
+	@$(PYTHON) -m taskflow_bench.flames
 
 ##@ Against what runs
 

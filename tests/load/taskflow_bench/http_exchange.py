@@ -53,7 +53,7 @@ def parse(received: bytes) -> tuple[Answer, bytes] | None:
 
 def _chunks(received: bytes, begin: int) -> tuple[bytes, int] | None:
     """The body in chunks from there, and where it ends; None: it is not whole yet."""
-    pieces = []
+    pieces: list[bytes] = []
     while (size_end := received.find(b"\r\n", begin)) >= 0:
         size = int(received[begin:size_end], 16)
         end = size_end + 2 + size + 2
