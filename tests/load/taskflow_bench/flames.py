@@ -71,7 +71,7 @@ async def _watched(pid: int, seconds: int, checkout: Path, name: str) -> AsyncIt
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("py-spy"),
         *("record", "--pid", str(pid), "--duration", str(seconds), "--format", "flamegraph"),
-        *("--rate", str(_LOOKS_PER_SECOND), "--nonblocking", "--output", target),
+        *("--rate", str(_LOOKS_PER_SECOND), "--output", target),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
