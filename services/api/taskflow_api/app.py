@@ -14,7 +14,6 @@ from taskflow_api.middleware.body_limit import BodyLimitMiddleware
 from taskflow_api.middleware.cross_origin import CrossOriginMiddleware
 from taskflow_api.middleware.head_requests import HeadRequestsMiddleware
 from taskflow_api.middleware.known_hosts import KnownHostsMiddleware
-from taskflow_api.middleware.limit_headers import LimitHeadersMiddleware
 from taskflow_api.middleware.request_context import RequestContextMiddleware
 from taskflow_api.middleware.request_timeout import RequestTimeoutMiddleware
 from taskflow_api.routes import ROUTERS, all_routes
@@ -65,7 +64,6 @@ def _layers(settings: DoorSettings) -> list[Middleware]:
         )
     return [
         *layers,
-        Middleware(LimitHeadersMiddleware),
         Middleware(HeadRequestsMiddleware),
         Middleware(RequestTimeoutMiddleware, seconds=REQUEST_SECONDS),
         Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),

@@ -14,9 +14,10 @@ from typing import cast
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from slowapi import Limiter
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskflow.setting_types import Network
+from taskflow_api.added_headers import add_headers
 from taskflow_api.client_address import client_address, contains, limit_key
 from taskflow_api.problems import TOO_MANY_REQUESTS, problem_response
 
@@ -59,23 +60,16 @@ class AddressLimitMiddleware:
         window = self._limiter.get_window_stats(self._limit, _POLICY, key)
         resets_in = max(1, math.ceil(window.reset_time - time.time()))
 
-        async def send_with_limit(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                left = f'"{_POLICY}";r={window.remaining};t={resets_in}'
-                message["headers"] += [
-                    (b"ratelimit-policy", self._policy),
-                    (b"ratelimit", left.encode()),
-                ]
-            await send(message)
-
+        left = f'"{_POLICY}";r={window.remaining};t={resets_in}'.encode()
+        add_headers(scope, _POLICY, [(b"ratelimit-policy", self._policy), (b"ratelimit", left)])
         if allowed:
-            await self._app(scope, receive, send_with_limit)
+            await self._app(scope, receive, send)
             return
         detail = "Too many requests come from this address."
         response = problem_response(
             scope, TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(resets_in)}
         )
-        await response(scope, receive, send_with_limit)
+        await response(scope, receive, send)
 
     def _sweep(self) -> None:
         """Let go of counters that have expired, once a second by a clock that nobody puts back."""

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from taskflow_api.added_headers import added_headers
 from taskflow_api.client_address import TrustedProxies, client_address
 from taskflow_api.problems import INTERNAL_ERROR, SERVICE_UNAVAILABLE, problem_response
 
@@ -61,7 +62,7 @@ class RequestContextMiddleware:
         scope.setdefault("state", {}).update(request_id=request_id, client=client)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, request_id, is_secure=client.scheme == "https")
+        answer = _Answer(scope, send, request_id, is_secure=client.scheme == "https")
         began = time.perf_counter()
         try:
             await self._serve(scope, receive, answer)
@@ -93,9 +94,10 @@ class RequestContextMiddleware:
 
 
 class _Answer:
-    """Watches the answer go out, and adds the headers that every answer has."""
+    """Watches the answer go out, and adds what every answer has, and what others have for it."""
 
-    def __init__(self, send: Send, request_id: str, *, is_secure: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, request_id: str, *, is_secure: bool) -> None:
+        self._scope = scope
         self._send = send
         self._request_id = request_id
         self._is_secure = is_secure
@@ -107,7 +109,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = message["headers"]
+            headers = [*message["headers"], *added_headers(self._scope)]
             _refuse_injection(headers)
             self.status = message["status"]
             named = {name for name, _ in headers}

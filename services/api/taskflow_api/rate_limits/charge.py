@@ -2,6 +2,7 @@
 
 from fastapi import Request
 
+from taskflow_api.added_headers import add_headers
 from taskflow_api.auth import Principal
 from taskflow_api.problems import INVALID_CONTENT, TOO_MANY_REQUESTS, ProblemError
 from taskflow_api.rate_limits.limits import RateLimits
@@ -42,7 +43,7 @@ async def charge_batch(request: Request, caller: Principal, jobs: int) -> None:
 def _settle(request: Request, taken: Taken | None, wanted: int) -> None:
     if taken is None:
         return
-    request.state.rate_limit = taken
+    add_headers(request.scope, "caller", taken.headers())
     if not taken.granted:
         raise ProblemError(
             TOO_MANY_REQUESTS,
