@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +13,10 @@ from taskflow_bench.errors import BenchBroke
 from taskflow_bench.measuring import Effort
 from taskflow_bench.report import Report, Turn
 from taskflow_bench.rounds import order
-from taskflow_bench.running import INTERRUPTED, cancel_on_signals, say
+from taskflow_bench.running import INTERRUPTED, cancel_on_signals, run_folder, say
 from taskflow_bench.targets import GATE, of_probe
 from taskflow_bench.turn import play
 from taskflow_local.system_packages import ensure_installed
-from taskflow_testing.reaper import reaped
-from taskflow_testing.run_folders import new_run_folder
 
 _ROUNDS = 3
 _GATE_EFFORT = Effort(jobs=3_000, seconds=5.0)
@@ -64,9 +61,8 @@ async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -
     """Round by round, so that what the machine does meanwhile meets all of them alike."""
     cancel_on_signals()
     checkout = Path.cwd().resolve()
-    folder = await asyncio.to_thread(new_run_folder, checkout / ".taskflow/bench/runs", "run")
     turns: list[Turn] = []
-    async with reaped(folder):
+    async with run_folder(checkout, "run") as folder:
         cost = await generator_cost.measure(
             folder, connections=effort.connections, requests=effort.jobs
         )
@@ -77,7 +73,6 @@ async def _measure(contestants: list[Contestant], rounds: int, effort: Effort) -
                 turn = await play(arena, contestant, round_, effort)
                 say(f"round {round_}, {table.line(turn)}")
                 turns.append(turn)
-    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return Report(
         date=datetime.now(UTC).date().isoformat(),
         rounds=rounds,

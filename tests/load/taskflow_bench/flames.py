@@ -6,7 +6,6 @@ what it saw as flame graphs (https://github.com/benfred/py-spy).
 
 import asyncio
 import contextlib
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,10 +18,7 @@ from taskflow_bench.errors import BenchBroke
 from taskflow_bench.measuring import Effort, Measuring
 from taskflow_bench.more.crew import PATIENT, Crew
 from taskflow_bench.more.experiment import OURS
-from taskflow_bench.running import INTERRUPTED, cancel_on_signals, say
-from taskflow_local.system_packages import ensure_installed
-from taskflow_testing.reaper import reaped
-from taskflow_testing.run_folders import new_run_folder
+from taskflow_bench.running import cancel_on_signals, carry_out, run_folder, say
 
 FOLDER = Path("docs") / "flames"
 _EFFORT = Effort(jobs=60_000, seconds=20.0)
@@ -32,22 +28,13 @@ _LOOKS_PER_SECOND = 200
 
 def main() -> int:
     """Draw both; 0 unless something fails."""
-    try:
-        ensure_installed()
-        asyncio.run(_draw(Path.cwd().resolve()))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return INTERRUPTED
-    except BenchBroke as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return carry_out(lambda: _draw(Path.cwd().resolve()))
 
 
 async def _draw(checkout: Path) -> None:
     cancel_on_signals()
-    folder = await asyncio.to_thread(new_run_folder, checkout / ".taskflow/bench/runs", "flames")
     async with (
-        reaped(folder),
+        run_folder(checkout, "flames") as folder,
         open_arena(folder, checkout) as arena,
         on_stage(arena, OURS, "flames", PATIENT) as cast,
     ):
@@ -60,7 +47,6 @@ async def _draw(checkout: Path) -> None:
             await crew.start()
         async with _watched(cast.pids["worker"], _WORKER_SECONDS, checkout, "worker"):
             await measuring.until_done(sent.began, sent.accepted)
-    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager

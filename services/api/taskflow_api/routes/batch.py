@@ -9,7 +9,6 @@ from starlette.responses import Response, StreamingResponse
 
 from taskflow.errors import JobNotFound, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.new_job import Submission
-from taskflow_api import problems
 from taskflow_api.batch_schemas import BatchEnvelope, BatchRequest, BatchView
 from taskflow_api.batches import (
     BATCH_PATH,
@@ -36,7 +35,7 @@ from taskflow_api.problems import (
     problem_response,
 )
 from taskflow_api.rate_limits.charge import charge_batch
-from taskflow_api.routes.submission import REPLAYED, SubmissionAnswer, answer_to
+from taskflow_api.routes.submission import PROBLEMS, REPLAYED, SubmissionAnswer, answer_to
 from taskflow_api.validation_problems import MAX_ERRORS
 
 router = APIRouter(tags=["jobs"], route_class=LeanRoute)
@@ -64,19 +63,7 @@ _HEADERS = headers_doc(
     response_description="What became of each job, in their order.",
     responses={
         202: {"headers": _HEADERS},
-        **problem_docs(
-            problems.MALFORMED_BODY,
-            problems.MALFORMED_HEADER,
-            problems.REQUEST_TIMEOUT,
-            problems.BODY_TOO_LARGE,
-            problems.UNSUPPORTED_MEDIA_TYPE,
-            problems.INVALID_CONTENT,
-            problems.UNKNOWN_JOB_TYPE,
-            problems.JOB_TYPE_NOT_ALLOWED,
-            problems.IDEMPOTENCY_KEY_REUSED,
-            problems.TOO_MANY_REQUESTS,
-            problems.QUOTA_EXCEEDED,
-        ),
+        **problem_docs(*PROBLEMS),
     },
     openapi_extra=json_body_doc(BatchRequest),
 )

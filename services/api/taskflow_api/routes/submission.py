@@ -26,6 +26,21 @@ router = APIRouter(tags=["jobs"], route_class=LeanRoute)
 
 REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
 _DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
+PROBLEMS = (
+    problems.MALFORMED_BODY,
+    problems.MALFORMED_HEADER,
+    problems.REQUEST_TIMEOUT,
+    problems.BODY_TOO_LARGE,
+    problems.UNSUPPORTED_MEDIA_TYPE,
+    problems.INVALID_CONTENT,
+    problems.UNKNOWN_JOB_TYPE,
+    problems.JOB_TYPE_NOT_ALLOWED,
+    problems.IDEMPOTENCY_KEY_REUSED,
+    problems.TOO_MANY_REQUESTS,
+    problems.QUOTA_EXCEEDED,
+)
+"""What may be wrong with a submission, or with one of a batch."""
+
 _HEADERS = headers_doc(
     {
         "Location": "Where the job is read.",
@@ -49,20 +64,7 @@ _HEADERS = headers_doc(
             " `deduplicated: true`.",
             "headers": _HEADERS,
         },
-        **problem_docs(
-            problems.MALFORMED_BODY,
-            problems.MALFORMED_HEADER,
-            problems.REQUEST_TIMEOUT,
-            problems.BODY_TOO_LARGE,
-            problems.UNSUPPORTED_MEDIA_TYPE,
-            problems.INVALID_CONTENT,
-            problems.UNKNOWN_JOB_TYPE,
-            problems.JOB_TYPE_NOT_ALLOWED,
-            problems.IDEMPOTENCY_KEY_REUSED,
-            problems.JOB_NOT_FOUND,
-            problems.TOO_MANY_REQUESTS,
-            problems.QUOTA_EXCEEDED,
-        ),
+        **problem_docs(*PROBLEMS, problems.JOB_NOT_FOUND),
     },
     openapi_extra=json_body_doc(JobRequest),
 )

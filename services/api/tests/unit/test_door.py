@@ -164,15 +164,11 @@ async def test_counters_are_let_go_and_no_thread_sweeps_them(
     layer = AddressLimitMiddleware(_answer_nothing, requests=5, seconds=10, unlimited=[])
     threads = threading.active_count()
 
-    async def ask(address: str) -> None:
-        state = {"client": Client(address, "http")}
-        await layer({"type": "http", "state": state}, _receive_nothing, _send_nothing)
-
     for number in range(20):
-        await ask(f"198.51.100.{number}")
+        await _ask(layer, f"198.51.100.{number}")
     assert len(layer._storage.storage) == 20
     now += 21
-    await ask("198.51.100.1")
+    await _ask(layer, "198.51.100.1")
     assert len(layer._storage.storage) == 1
     assert threading.active_count() == threads
 
@@ -185,17 +181,18 @@ async def test_counters_are_let_go_though_the_clock_is_put_back(
     monkeypatch.setattr("time.time", lambda: now)
     layer = AddressLimitMiddleware(_answer_nothing, requests=5, seconds=10, unlimited=[])
 
-    async def ask(address: str) -> None:
-        state = {"client": Client(address, "http")}
-        await layer({"type": "http", "state": state}, _receive_nothing, _send_nothing)
-
-    await ask("198.51.100.1")
+    await _ask(layer, "198.51.100.1")
     now -= 3600
     for number in range(20):
-        await ask(f"203.0.113.{number}")
+        await _ask(layer, f"203.0.113.{number}")
     now += 21
-    await ask("198.51.100.2")
+    await _ask(layer, "198.51.100.2")
     assert len(layer._storage.storage) == 2
+
+
+async def _ask(layer: AddressLimitMiddleware, address: str) -> None:
+    state = {"client": Client(address, "http")}
+    await layer({"type": "http", "state": state}, _receive_nothing, _send_nothing)
 
 
 async def _answer_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None: ...

@@ -1,27 +1,20 @@
 """`python -m taskflow_bench.more` in a checkout: what `make bench-more` calls."""
 
 import argparse
-import asyncio
-import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from taskflow_bench import machine, page
 from taskflow_bench.arena import Arena, open_arena
-from taskflow_bench.errors import BenchBroke
 from taskflow_bench.more import render
 from taskflow_bench.more.experiment import Experiment, Extent
 from taskflow_bench.more.experiments import EXPERIMENTS, chosen
 from taskflow_bench.more.findings import MoreReport, Section
 from taskflow_bench.more.rates import Circumstance, measure
-from taskflow_bench.running import INTERRUPTED, cancel_on_signals, say
-from taskflow_local.system_packages import ensure_installed
-from taskflow_testing.reaper import reaped
-from taskflow_testing.run_folders import new_run_folder
+from taskflow_bench.running import cancel_on_signals, carry_out, run_folder, say
 
 _TITLES = [(each.name, each.title) for each in EXPERIMENTS]
 
@@ -30,16 +23,7 @@ def main(arguments: list[str]) -> int:
     """Measure; 0 unless an experiment fails."""
     options = _parser().parse_args(arguments)
     extent = Extent(options.scale, options.backlog, options.memory_jobs)
-    try:
-        experiments = chosen(options.only)
-        ensure_installed()
-        asyncio.run(_measure(experiments, extent))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return INTERRUPTED
-    except BenchBroke as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return carry_out(lambda: _measure(options.only, extent))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,11 +60,13 @@ def _scale(text: str) -> float:
     return value
 
 
-async def _measure(experiments: Sequence[Experiment], extent: Extent) -> None:
+async def _measure(names: Sequence[str], extent: Extent) -> None:
     """One after the other; what is found is kept at once, whatever becomes of those to come."""
     cancel_on_signals()
+    experiments = chosen(names)
     kept_in = Path(".taskflow") / "bench" / f"more-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
-    async with _arena() as arena:
+    checkout = Path.cwd().resolve()
+    async with run_folder(checkout, "more") as folder, open_arena(folder, checkout) as arena:
         report = MoreReport(machine=await machine.describe(arena.servers), sections=[])
         say("servers run")
         # On servers that have just started the first figures would be the worst.
@@ -110,15 +96,6 @@ async def _run(arena: Arena, experiment: Experiment, extent: Extent) -> Section:
         scale=extent.scale,
         findings=findings,
     )
-
-
-@asynccontextmanager
-async def _arena() -> AsyncIterator[Arena]:
-    checkout = Path.cwd().resolve()
-    folder = await asyncio.to_thread(new_run_folder, checkout / ".taskflow/bench/runs", "more")
-    async with reaped(folder), open_arena(folder, checkout) as arena:
-        yield arena
-    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
