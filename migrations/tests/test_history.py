@@ -15,7 +15,8 @@ import pytest
 
 from taskflow.db.roles import DatabaseRole
 from taskflow.db.schema_version import SCHEMA_REVISION
-from taskflow.jobs.quotas import JOB_BYTES
+from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, jobs_by_state
+from taskflow.jobs.states import JobState
 from taskflow_testing.servers import TestServers
 
 _JOB = """
@@ -115,6 +116,36 @@ async def test_what_is_there_is_counted_and_what_is_held_is_sent_after_a_downgra
     done = await alembic(checkout, empty_database, "downgrade", "0006")
     assert done.returncode == 0, done.stderr
     assert not await connection.fetchval("SELECT count(pointer_at) FROM jobs")
+    await connection.close()
+
+
+async def test_states_are_counted_and_a_process_of_before_goes_on(
+    checkout: Path, empty_database: str
+) -> None:
+    assert (await alembic(checkout, empty_database, "upgrade", "0006")).returncode == 0
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute(_ROWS_OF_BEFORE)
+    done = await alembic(checkout, empty_database, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    # As the version before counts a submission.
+    await connection.execute(
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)"
+        " SELECT id, 1, 0, 0 FROM tenants"
+    )
+
+    totals = ", ".join(f"sum({column})" for column in ("waiting_jobs", *STATE_COLUMNS.values()))
+    sums = await connection.fetchrow(f"SELECT {totals} FROM tenant_usage")
+
+    assert sums is not None
+    found = jobs_by_state(
+        dict(zip(("waiting_jobs", *STATE_COLUMNS.values()), map(int, sums), strict=True))
+    )
+    some = {JobState.QUEUED: 2, JobState.COMPLETED: 2}
+    some |= dict.fromkeys((JobState.SCHEDULED, JobState.RUNNING, JobState.FAILED), 1)
+    assert found == dict.fromkeys(JobState, 0) | some
+    done = await alembic(checkout, empty_database, "downgrade", "0007")
+    assert done.returncode == 0, done.stderr
+    assert await connection.fetchval("SELECT sum(waiting_jobs) FROM tenant_usage") == 3
     await connection.close()
 
 

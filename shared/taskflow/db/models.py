@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
+from taskflow.jobs.quotas import STATE_COLUMNS
 from taskflow.jobs.states import (
     DISPATCHABLE,
     LIVE,
@@ -78,14 +79,16 @@ tenant_quotas = Table(
     CheckConstraint("least(waiting_jobs, kept_bytes, running_jobs) >= 0", name="not_negative"),
 )
 
-# What a tenant uses is the sum of its rows: they are added and folded, never changed.
+# What a tenant uses is the sum of its rows: they are added and folded, never changed. Each says
+# what has become more or less, and leaves the rest at 0.
 tenant_usage = Table(
     "tenant_usage",
     metadata,
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    Column("waiting_jobs", BigInteger, nullable=False),
-    Column("kept_bytes", BigInteger, nullable=False),
-    Column("running_jobs", BigInteger, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
+    ),
     Index("ix_tenant_usage_tenant", "tenant_id"),
 )
 

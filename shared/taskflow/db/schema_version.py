@@ -3,7 +3,7 @@
 from taskflow.db.pool import Connection
 from taskflow.errors import SchemaBehind
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """The newest migration; revisions are zero-padded numbers, so they compare as text."""
 
 

@@ -18,7 +18,7 @@ from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.losses import count_losses
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import JobEvent
+from taskflow.jobs.states import JobEvent, sources, targets
 from taskflow.jobs.usage import count_changes
 from taskflow.sealing.form import json_sealed_by
 
@@ -140,7 +140,7 @@ WITH locked AS MATERIALIZED (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
     SELECT id, tenant_id, 'claim', source, 'running', attempt, $2 FROM claimed
 ), usage AS (
-    {count_changes("claimed", source="source", target="'running'::job_state")}
+    {count_changes("claimed", sources=sources(JobEvent.CLAIM), targets=targets(JobEvent.CLAIM))}
 )
 SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, locked.payload,
        locked.checkpoint, locked.timeout_seconds, locked.max_attempts, locked.attempt_limit,

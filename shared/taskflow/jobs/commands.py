@@ -20,7 +20,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.room import NO_QUOTAS, room_for_more
 from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, sources
-from taskflow.jobs.usage import KEPT_OF_JOB
+from taskflow.jobs.usage import KEPT_OF_JOB, count_changes
 
 _CANCEL = """
 UPDATE jobs
@@ -171,10 +171,10 @@ async def _refuse_if_others_stand_in_the_way(
 
 _DELETE = f"""
 WITH gone AS (
-    DELETE FROM jobs WHERE id = $1 RETURNING tenant_id, {KEPT_OF_JOB} AS kept_bytes
+    DELETE FROM jobs WHERE id = $1
+    RETURNING tenant_id, state AS source, {KEPT_OF_JOB} AS kept_bytes
 ), usage AS (
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
-    SELECT tenant_id, 0, -kept_bytes, 0 FROM gone
+    {count_changes("gone", sources=TERMINAL, kept_bytes="-kept_bytes")}
 ), events AS (
     DELETE FROM job_events WHERE job_id = $1
 ), attempts AS (

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states
-from taskflow.jobs.states import JobEvent
+from taskflow.jobs.states import JobEvent, sources, targets
 from taskflow.jobs.usage import count_changes
 
 # Locked before they are judged: two parents that end at the same moment would otherwise each see
@@ -15,6 +15,12 @@ SELECT id FROM jobs
 WHERE depends_on && $1::uuid[] AND state IN {from_states(JobEvent.UNBLOCK)}
 ORDER BY id FOR UPDATE
 """
+
+_COUNT = count_changes(
+    "settled",
+    sources=sources(JobEvent.UNBLOCK),
+    targets=targets(JobEvent.UNBLOCK, JobEvent.CANCEL),
+)
 
 # A parent without a row was deleted, which only a finished job can be; had it failed, its
 # children would have been cancelled then.
@@ -53,7 +59,7 @@ WITH judged AS (
            CASE WHEN error IS NOT NULL THEN jsonb_build_object('error', error) END
     FROM settled
 ), usage AS (
-    {count_changes("settled", source="'blocked'::job_state", target="state")}
+    {_COUNT}
 )
 SELECT id FROM settled WHERE state = 'cancelled' AND has_dependents
 """

@@ -16,7 +16,8 @@ from taskflow.db.pool import Connection
 from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority, sources
+from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority, sources, targets
+from taskflow.jobs.usage import count_changes
 
 SLICE = 500
 """How many rows one statement takes at most."""
@@ -43,10 +44,13 @@ _STAMP = f"""
     WHERE jobs.id = due.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.attempt,
               jobs.pointer_at, due.state AS source
+), moved AS (
+    SELECT * FROM stamped WHERE source IN {from_states(JobEvent.DUE)}
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt)
-    SELECT id, tenant_id, '{JobEvent.DUE}', source, '{JobState.QUEUED}', attempt
-    FROM stamped WHERE source IN {from_states(JobEvent.DUE)}
+    SELECT id, tenant_id, '{JobEvent.DUE}', source, '{JobState.QUEUED}', attempt FROM moved
+), usage AS (
+    {count_changes("moved", sources=sources(JobEvent.DUE), targets=targets(JobEvent.DUE))}
 )
 SELECT id, type, queue, priority, pointer_at FROM stamped
 """

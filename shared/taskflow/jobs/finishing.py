@@ -14,7 +14,7 @@ from taskflow.jobs.guards import state_list
 from taskflow.jobs.holding import IS_HELD
 from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.outcomes import CANCELLED_WHILE_RUNNING, Attempt, Outcome, OutcomeKind
-from taskflow.jobs.states import TERMINAL, JobState
+from taskflow.jobs.states import TERMINAL, JobEvent, JobState, targets
 from taskflow.jobs.usage import count_changes
 
 
@@ -56,7 +56,10 @@ _TARGET = """
     END::job_state"""
 
 _COUNT = count_changes(
-    "finished", source="'running'::job_state", target="state", kept_bytes="left_bytes"
+    "finished",
+    sources={JobState.RUNNING},
+    targets=targets(JobEvent.SUCCEED, JobEvent.FAIL, JobEvent.CANCEL, JobEvent.RELEASE),
+    kept_bytes="left_bytes",
 )
 
 _FINISH = f"""

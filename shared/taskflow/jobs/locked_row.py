@@ -14,9 +14,8 @@ from taskflow.db.pool import Connection
 from taskflow.errors import JobNotFound
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import moved
 from taskflow.jobs.states import JobEvent, JobState, Priority
-from taskflow.jobs.usage import write_change
+from taskflow.jobs.usage import count_changes
 
 # Columns by name: the answer of `*` changes with every migration, and a prepared statement whose
 # answer changes fails inside a transaction.
@@ -27,7 +26,15 @@ SELECT id, tenant_id, type, queue, priority, state, payload, payload_bytes, attr
 FROM jobs WHERE tenant_id = $1 AND id = $2 FOR UPDATE
 """
 
-_RECORD = """
+_ANY = frozenset(JobState)
+
+_RECORD = f"""
+WITH moved AS (
+    SELECT $2::uuid AS tenant_id, $4::job_state AS source, $5::job_state AS state
+    WHERE $4::job_state <> $5::job_state
+), usage AS (
+    {count_changes("moved", sources=_ANY, targets=_ANY)}
+)
 INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id, detail)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
 """
@@ -60,8 +67,6 @@ async def record(
         row["worker_id"],
         None if detail is None else json.dumps(detail),
     )
-    change = moved(row["state"], target)
-    await write_change(connection, row["tenant_id"], change)
 
 
 async def audit(

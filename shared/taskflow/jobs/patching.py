@@ -12,11 +12,11 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, JobStateConflict, VersionMismatch
 from taskflow.jobs.locked_row import audit, lock, pointer_of, record
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.quotas import DefaultQuotas, Usage, attributes_size, payload_size
+from taskflow.jobs.quotas import DefaultQuotas, attributes_size, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, room_for_more
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING, JobEvent, JobState, Priority, sources
-from taskflow.jobs.usage import write_change
+from taskflow.jobs.usage import count_growth
 from taskflow.sealing.ring import Part, Place, SealingKeyRing
 
 _PATCH = """
@@ -113,7 +113,7 @@ async def _count_growth(connection: Connection, row: Any, room: Room, content: _
     refusal = room.quotas.refusal(room.usage, growth, jobs=0) if growth > 0 else None
     if refusal is not None:
         raise refusal
-    await write_change(connection, row["tenant_id"], Usage(kept_bytes=growth))
+    await count_growth(connection, row["tenant_id"], growth)
 
 
 async def _apply(

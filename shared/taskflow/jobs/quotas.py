@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from taskflow.errors import QuotaExceeded
@@ -29,6 +30,13 @@ class QuotaName(StrEnum):
     RUNNING_JOBS = "running_jobs"
 
 
+STATE_COLUMNS: Mapping[JobState, str] = MappingProxyType(
+    {state: f"{state}_jobs" for state in JobState if state is not JobState.QUEUED}
+)
+"""Where a tenant's jobs are counted by their states. Queued is what waits and is in none of these:
+said twice, the two could differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a tenant has, or what has become more of it.
@@ -39,9 +47,6 @@ class Usage:
     waiting_jobs: int = 0
     kept_bytes: int = 0
     running_jobs: int = 0
-
-    def __bool__(self) -> bool:
-        return self != Usage()
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -72,11 +77,13 @@ def _text_size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def moved(source: str | None, target: str | None) -> Usage:
-    """What a job's step from one state to another changes."""
-    waits = (target in WAITING) - (source in WAITING)
-    runs = (target == JobState.RUNNING) - (source == JobState.RUNNING)
-    return Usage(waiting_jobs=waits, running_jobs=runs)
+def jobs_by_state(sums: Mapping[str, int]) -> dict[JobState, int]:
+    """How many jobs are in which state, by the sums of the columns of `tenant_usage`."""
+    counts: dict[JobState, int] = {state: sums[column] for state, column in STATE_COLUMNS.items()}
+    elsewhere = sum(counts[state] for state in WAITING - {JobState.QUEUED})
+    counts[JobState.QUEUED] = sums["waiting_jobs"] - elsewhere
+    # Below nothing they are while a process of a version that doesn't count them is still there.
+    return {state: max(count, 0) for state, count in counts.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,11 @@ def sources(event: JobEvent) -> frozenset[JobState]:
     return TRANSITIONS[event].sources
 
 
+def targets(*events: JobEvent) -> frozenset[JobState]:
+    """The states to which any of `events` may lead."""
+    return frozenset().union(*(TRANSITIONS[event].targets for event in events))
+
+
 def is_legal(event: JobEvent, source: JobState | None, target: JobState) -> bool:
     """Whether `event` may lead from `source` (None: the job is new) to `target`."""
     transition = TRANSITIONS[event]

@@ -27,7 +27,7 @@ from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
 from taskflow.jobs.quotas import DefaultQuotas, attributes_size, judge, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
-from taskflow.jobs.states import LIVE, TERMINAL, JobState
+from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, targets
 from taskflow.jobs.usage import KEPT_OF_NEW_JOB, count_changes
 
 KEY_LIFETIME = "interval '24 hours'"
@@ -46,7 +46,7 @@ _INPUT_COLUMNS = """
 # What is judged already ($3) is not looked at again.
 _FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kept="$6::bigint")
 
-_COUNT = count_changes("accepted", target="state", kept_bytes=KEPT_OF_NEW_JOB)
+_COUNT = count_changes("accepted", targets=targets(JobEvent.SUBMIT), kept_bytes=KEPT_OF_NEW_JOB)
 
 _SUBMIT = f"""
 WITH input AS (

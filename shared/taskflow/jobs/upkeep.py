@@ -17,7 +17,7 @@ from taskflow.jobs.guards import from_states, state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.losses import LOSSES_SPARED, count_losses
 from taskflow.jobs.pointers import Pointer
-from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority
+from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority, sources, targets
 from taskflow.jobs.submission import KEY_LIFETIME
 from taskflow.jobs.usage import count_changes
 
@@ -50,6 +50,12 @@ class Rescued:
             return None
         return Pointer(self.job_id, self.lane, self.type, self.pointer_at)
 
+
+_COUNT_RESCUED = count_changes(
+    "rescued",
+    sources=sources(JobEvent.LEASE_LOST),
+    targets=targets(JobEvent.LEASE_LOST, JobEvent.CANCEL),
+)
 
 # The first loss of a budget runs again at once; a job that goes on losing its workers may be what
 # kills them. Losses are spared (see `losses`) by raising the limit, so that the numbers of attempts
@@ -120,7 +126,7 @@ WITH orphaned AS MATERIALIZED (
         (job_id, number, tenant_id, worker_id, outcome, error, started_at, finished_at)
     SELECT id, attempt, tenant_id, worker_id, 'lost', loss, started_at, updated_at FROM rescued
 ), usage AS (
-    {count_changes("rescued", source=f"'{JobState.RUNNING}'::job_state", target="state")}
+    {_COUNT_RESCUED}
 )
 SELECT id, state, type, queue, priority, attempt, worker_id, has_dependents, updated_at,
        pointer_at
@@ -164,6 +170,10 @@ async def rescue(
     ]
 
 
+_COUNT_EXPIRED = count_changes(
+    "expired", sources=sources(JobEvent.EXPIRE), targets=targets(JobEvent.EXPIRE)
+)
+
 _EXPIRE = f"""
 WITH late AS MATERIALIZED (
     SELECT id, state FROM jobs
@@ -189,7 +199,7 @@ WITH late AS MATERIALIZED (
            jsonb_build_object('error', error)
     FROM expired
 ), usage AS (
-    {count_changes("expired", source="source", target="state")}
+    {_COUNT_EXPIRED}
 )
 SELECT id, state, has_dependents FROM expired
 """

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.quotas import JOB_BYTES, Usage
+from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, Usage
 from taskflow.jobs.states import WAITING, JobState
 
 FOLD_FROM = 32
@@ -22,50 +22,67 @@ _FOLD_LOCK = 7_301_448_217_905
 _MEND_LOCK = 7_301_448_217_906
 
 
+_COLUMNS = ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
+
+
 def count_changes(
     changes: LiteralString,
     *,
-    source: LiteralString = "NULL::job_state",
-    target: LiteralString,
-    kept_bytes: LiteralString = "0",
+    sources: Collection[JobState] = (),
+    targets: Collection[JobState] = (),
+    kept_bytes: LiteralString = "",
 ) -> LiteralString:
     """The INSERT, for a CTE, that counts what the rows of the relation `changes` have done.
 
-    `source`, `target` and `kept_bytes` are SQL over a row: its states before and after, and the
-    bytes that are kept of it from then on. It must have `tenant_id`.
+    `sources` and `targets`: all states in which its jobs may have been and may be now; none: they
+    are new, or gone. Which of several it is a row says in its columns `source` and `state`.
+    `kept_bytes` is SQL over a row: the bytes that are kept of it from then on. It must have
+    `tenant_id`.
     """
-    waiting = state_list(WAITING)
+    gains = {"waiting_jobs": _gain(WAITING, sources, targets)}
+    gains["kept_bytes"] = kept_bytes and f"coalesce(sum({kept_bytes}), 0)"
+    for state, column in STATE_COLUMNS.items():
+        gains[column] = _gain({state}, sources, targets)
+    # What can't have changed is left out: a claim counts as little as it can.
+    gains = {column: gain for column, gain in gains.items() if gain}
     return f"""
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
-    SELECT tenant_id,
-           count(*) FILTER (WHERE {target} IN {waiting})
-           - count(*) FILTER (WHERE {source} IN {waiting}),
-           coalesce(sum({kept_bytes}), 0),
-           count(*) FILTER (WHERE {target} = '{JobState.RUNNING}')
-           - count(*) FILTER (WHERE {source} = '{JobState.RUNNING}')
+    INSERT INTO tenant_usage (tenant_id, {", ".join(gains)})
+    SELECT tenant_id, {", ".join(gains.values())}
     FROM {changes} GROUP BY tenant_id
     """
+
+
+def _gain(
+    states: Collection[JobState], sources: Collection[JobState], targets: Collection[JobState]
+) -> LiteralString:
+    """How many more are in `states` than before; empty: as many as before, whatever the rows."""
+    now, before = _share("state", targets, states), _share("source", sources, states)
+    if now == before:
+        return ""
+    return f"{now or 0} - {before}" if before else now
+
+
+def _share(
+    column: LiteralString, among: Collection[JobState], states: Collection[JobState]
+) -> LiteralString:
+    found = frozenset(among).intersection(states)
+    if found == frozenset(among):
+        return "count(*)" if found else ""
+    return f"count(*) FILTER (WHERE {column} IN {state_list(found)})" if found else ""
 
 
 KEPT_OF_NEW_JOB = f"{JOB_BYTES} + payload_bytes + attribute_bytes"
 KEPT_OF_JOB = f"{KEPT_OF_NEW_JOB} + artifact_bytes + coalesce(result_bytes, 0)"
 """What a row of `jobs` counts for, as long as there is one."""
 
-_WRITE = """
-INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
-VALUES ($1, $2, $3, $4)
-"""
 
-
-async def write_change(connection: Connection, tenant_id: UUID, change: Usage) -> None:
-    """Count a change, in the transaction that makes it."""
-    if change:
+async def count_growth(connection: Connection, tenant_id: UUID, kept_bytes: int) -> None:
+    """Count that so much more is kept of a job, in the transaction that makes it longer."""
+    if kept_bytes:
         await connection.execute(
-            _WRITE,
+            "INSERT INTO tenant_usage (tenant_id, kept_bytes) VALUES ($1, $2)",
             tenant_id,
-            change.waiting_jobs,
-            change.kept_bytes,
-            change.running_jobs,
+            kept_bytes,
         )
 
 
@@ -104,8 +121,8 @@ WITH turn AS MATERIALIZED (
     DELETE FROM tenant_usage WHERE tenant_id IN (SELECT tenant_id FROM many)
     RETURNING *
 ), folded AS (
-    INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
-    SELECT tenant_id, sum(waiting_jobs), sum(kept_bytes), sum(running_jobs)
+    INSERT INTO tenant_usage (tenant_id, {", ".join(_COLUMNS)})
+    SELECT tenant_id, {", ".join(f"sum({column})" for column in _COLUMNS)}
     FROM taken GROUP BY tenant_id
 )
 SELECT count(*) FROM taken
@@ -121,32 +138,40 @@ async def fold(connection: Connection, *, fold_from: int = FOLD_FROM) -> int:
     return count
 
 
+_ACTUAL_JOBS = ", ".join(
+    f"coalesce(sum(jobs) FILTER (WHERE state = '{state}'), 0) AS {column}"
+    for state, column in STATE_COLUMNS.items()
+)
+_DIFFERENCE = ", ".join(
+    f"coalesce(actual.{column}, 0) - coalesce(counted.{column}, 0) AS {column}"
+    for column in _COLUMNS
+)
+
 # One snapshot has the jobs and the rows that were committed with them, so the difference is exact
 # whatever is being written meanwhile.
 _MEND = f"""
-WITH actual AS (
+WITH by_state AS (
+    SELECT tenant_id, state, count(*) AS jobs, sum({KEPT_OF_JOB}) AS kept_bytes
+    FROM jobs GROUP BY tenant_id, state
+), actual AS (
     SELECT tenant_id,
-           count(*) FILTER (WHERE state IN {state_list(WAITING)}) AS waiting_jobs,
-           sum({KEPT_OF_JOB}) AS kept_bytes,
-           count(*) FILTER (WHERE state = '{JobState.RUNNING}') AS running_jobs
-    FROM jobs GROUP BY tenant_id
+           coalesce(sum(jobs) FILTER (WHERE state IN {state_list(WAITING)}), 0) AS waiting_jobs,
+           sum(kept_bytes) AS kept_bytes, {_ACTUAL_JOBS}
+    FROM by_state GROUP BY tenant_id
 ), counted AS (
-    SELECT tenant_id, {SUMS} FROM tenant_usage GROUP BY tenant_id
+    SELECT tenant_id, {", ".join(f"sum({column}) AS {column}" for column in _COLUMNS)}
+    FROM tenant_usage GROUP BY tenant_id
 ), difference AS (
-    SELECT tenant_id,
-           coalesce(actual.waiting_jobs, 0) - coalesce(counted.waiting_jobs, 0) AS waiting_jobs,
-           coalesce(actual.kept_bytes, 0) - coalesce(counted.kept_bytes, 0) AS kept_bytes,
-           coalesce(actual.running_jobs, 0) - coalesce(counted.running_jobs, 0) AS running_jobs
-    FROM actual FULL JOIN counted USING (tenant_id)
+    SELECT tenant_id, {_DIFFERENCE} FROM actual FULL JOIN counted USING (tenant_id)
 )
-INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, running_jobs)
-SELECT * FROM difference WHERE (waiting_jobs, kept_bytes, running_jobs) <> (0, 0, 0)
-RETURNING *
+INSERT INTO tenant_usage (tenant_id, {", ".join(_COLUMNS)})
+SELECT * FROM difference WHERE ({", ".join(_COLUMNS)}) <> ({", ".join("0" for _ in _COLUMNS)})
+RETURNING tenant_id, {", ".join(_COLUMNS)}
 """
 
 
-async def mend(connection: Connection) -> dict[UUID, Usage]:
-    """Compare every tenant's count with its jobs, and correct it; what was added to each.
+async def mend(connection: Connection) -> dict[UUID, dict[str, int]]:
+    """Compare every tenant's counts with its jobs, and correct them; what was added to each.
 
     It reads all jobs. While another one does so there is nothing to do.
     """
@@ -154,4 +179,7 @@ async def mend(connection: Connection) -> dict[UUID, Usage]:
         # Before the snapshot: two who see the same difference would both add it.
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _MEND_LOCK):
             return {}
-        return {row["tenant_id"]: usage_of(row) for row in await connection.fetch(_MEND)}
+        return {
+            row["tenant_id"]: {column: row[column] for column in _COLUMNS if row[column]}
+            for row in await connection.fetch(_MEND)
+        }

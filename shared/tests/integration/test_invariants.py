@@ -372,8 +372,16 @@ PLANTS = [
     Plant(
         "I17_use_is_counted",
         "completed",
-        "INSERT INTO tenant_usage SELECT tenant_id, 1, 0, 0 FROM jobs WHERE id = $1",
-        "are counted as",
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs)"
+        " SELECT tenant_id, 1 FROM jobs WHERE id = $1",
+        "whose waiting_jobs are",
+    ),
+    Plant(
+        "I17_use_is_counted",
+        "completed",
+        "INSERT INTO tenant_usage (tenant_id, completed_jobs)"
+        " SELECT tenant_id, -1 FROM jobs WHERE id = $1",
+        "whose completed_jobs are",
     ),
 ]
 

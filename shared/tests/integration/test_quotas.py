@@ -433,7 +433,8 @@ async def test_a_count_in_too_many_rows_is_folded_by_who_submits(
     jobs: Jobs, submit_one: Submit
 ) -> None:
     await jobs.connection.execute(
-        "INSERT INTO tenant_usage SELECT $1, n % 2 * 2 - 1, 0, 0 FROM generate_series(1, $2) n",
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs)"
+        " SELECT $1, n % 2 * 2 - 1 FROM generate_series(1, $2) n",
         TENANT,
         FOLD_AT,
     )
@@ -446,13 +447,16 @@ async def test_drift_is_found_and_mended(jobs: Jobs) -> None:
     await jobs.submit()
     stray = uuid4()
     await jobs.connection.execute(
-        "INSERT INTO tenant_usage VALUES ($1, 5, -7, 1), ($2, 0, 3, 0)", TENANT, stray
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs, kept_bytes, scheduled_jobs)"
+        " VALUES ($1, 5, -7, 1), ($2, 0, 3, 0)",
+        TENANT,
+        stray,
     )
     assert len(await counted_wrongly(jobs)) == 2
 
     assert await mend(jobs.connection) == {
-        TENANT: Usage(-5, 7, -1),
-        stray: Usage(kept_bytes=-3),
+        TENANT: {"waiting_jobs": -5, "kept_bytes": 7, "scheduled_jobs": -1},
+        stray: {"kept_bytes": -3},
     }
 
     assert await counted_wrongly(jobs) == []
@@ -464,10 +468,12 @@ async def test_two_who_mend_at_once_add_the_difference_once(
     jobs: Jobs, connect: Callable[[], Awaitable[asyncpg.Connection]]
 ) -> None:
     await jobs.submit()
-    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 5, 0, 0)", TENANT)
+    await jobs.connection.execute(
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs) VALUES ($1, 5)", TENANT
+    )
     first = await connect()
     async with first.transaction():
-        assert await mend(first) == {TENANT: Usage(-5)}
+        assert await mend(first) == {TENANT: {"waiting_jobs": -5}}
         assert await mend(jobs.connection) == {}
     assert await mend(jobs.connection) == {}
     assert await used(jobs) == Usage(1, JOB)

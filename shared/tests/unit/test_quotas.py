@@ -4,34 +4,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskflow.errors import QuotaExceeded
-from taskflow.jobs.quotas import JOB_BYTES, NEAR_JOBS, Quotas, Usage, judge, moved
-from taskflow.jobs.states import LIVE, TRANSITIONS, WAITING, JobState
+from taskflow.jobs.quotas import (
+    JOB_BYTES,
+    NEAR_JOBS,
+    STATE_COLUMNS,
+    Quotas,
+    Usage,
+    jobs_by_state,
+    judge,
+)
+from taskflow.jobs.states import WAITING, JobState
 
-STEPS = [
-    (source, target)
-    for transition in TRANSITIONS.values()
-    for source in transition.sources or {None}
-    for target in transition.targets
-]
 SIZES = st.integers(0, 300)
 JOBS, BYTES = st.integers(0, 1000), st.integers(0, 50_000)
 USAGES = st.builds(Usage, JOBS, BYTES, JOBS)
 QUOTAS = st.builds(Quotas, JOBS, BYTES)
 
 
-@given(st.data())
-def test_the_steps_of_a_life_add_up_to_where_it_stands(data: st.DataObject) -> None:
-    """Whichever way a job takes, what is counted for it is what it is now."""
-    total, state = Usage(), None
-    for _ in range(data.draw(st.integers(1, 20))):
-        _, target = data.draw(st.sampled_from([step for step in STEPS if step[0] == state]))
-        total += moved(state, target)
-        state = target
-        waits, runs = state in WAITING, state is JobState.RUNNING
-        assert total == Usage(waiting_jobs=int(waits), running_jobs=int(runs))
-        assert bool(total) == (state in LIVE)
-        if not any(step[0] == state for step in STEPS):
-            break
+@given(st.fixed_dictionaries(dict.fromkeys(JobState, JOBS)))
+def test_jobs_by_state_are_those_that_were_counted(jobs: dict[JobState, int]) -> None:
+    sums = {column: jobs[state] for state, column in STATE_COLUMNS.items()}
+    sums["waiting_jobs"] = sum(jobs[state] for state in WAITING)
+    assert jobs_by_state(sums) == jobs
+
+
+def test_what_an_older_version_did_not_count_is_never_less_than_none() -> None:
+    sums = dict.fromkeys(STATE_COLUMNS.values(), 0) | {"waiting_jobs": 1}
+    found = jobs_by_state(sums | {"failed_jobs": -1, "retrying_jobs": 2})
+    assert found == dict.fromkeys(JobState, 0) | {JobState.RETRYING: 2}
 
 
 @given(QUOTAS, USAGES, st.lists(SIZES, max_size=30))

@@ -1,7 +1,5 @@
 """Keeps the counts of what tenants use: in few rows, and as their jobs have it."""
 
-from dataclasses import asdict
-
 import structlog
 
 from taskflow.db.pool import Database
@@ -40,5 +38,5 @@ class MendCounts:
             differences = await mend(connection)
         self.mended += len(differences)
         for tenant_id, difference in differences.items():
-            log.warning("counts_mended", tenant_id=str(tenant_id), **asdict(difference))
+            log.warning("counts_mended", tenant_id=str(tenant_id), **difference)
         return False

@@ -19,7 +19,10 @@ async def test_many_rows_become_one(jobs: Jobs, database: Database) -> None:
 
 async def test_drift_is_mended(jobs: Jobs, database: Database) -> None:
     await jobs.submit()
-    await jobs.connection.execute("INSERT INTO tenant_usage VALUES ($1, 3, 1, 0)", STRAY)
+    await jobs.connection.execute(
+        "INSERT INTO tenant_usage (tenant_id, waiting_jobs, completed_jobs) VALUES ($1, 3, 1)",
+        STRAY,
+    )
     await jobs.connection.execute("DELETE FROM tenant_usage WHERE tenant_id = $1", TENANT)
     loop = MendCounts(database)
 
