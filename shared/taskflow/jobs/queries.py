@@ -12,15 +12,17 @@ from sqlalchemy import (
     Select,
     and_,
     any_,
+    bindparam,
     func,
     select,
     tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from taskflow.db.models import job_attempts, job_events, job_types, jobs, workers
+from taskflow.db.models import job_attempts, job_events, job_types, jobs, tenant_usage, workers
 from taskflow.errors import JobNotFound
 from taskflow.jobs.cursors import Position
+from taskflow.jobs.quotas import STATE_COLUMNS, jobs_by_state
 from taskflow.jobs.states import JobState, Priority
 from taskflow.jobs.worker_state import WorkerState
 
@@ -116,7 +118,9 @@ async def count_jobs(
     by_queue: bool = False,
     by_type: bool = False,
 ) -> Counts:
-    """Count a tenant's jobs."""
+    """Count a tenant's jobs; all of them in no time, what is narrowed or grouped by reading it."""
+    if wanted == JobFilter() and not (by_queue or by_type):
+        return Counts(by_state=await _read_counts(connection, tenant_id))
     where = wanted.clauses(tenant_id)
     total = await connection.execute(
         select(jobs.c.state, func.count()).where(*where).group_by(jobs.c.state)
@@ -127,6 +131,19 @@ async def count_jobs(
     if by_type:
         counts.by_type = await _count_by(connection, jobs.c.type, where)
     return counts
+
+
+_COUNTED = ("waiting_jobs", *STATE_COLUMNS.values())
+# Composed once: that took as long as the statement.
+_COUNTS = select(
+    *(func.coalesce(func.sum(tenant_usage.c[name]), 0).label(name) for name in _COUNTED)
+).where(tenant_usage.c.tenant_id == bindparam("tenant_id"))
+
+
+async def _read_counts(connection: AsyncConnection, tenant_id: UUID) -> dict[JobState, int]:
+    """What is counted with each step, in a few rows however many jobs there are."""
+    row = (await connection.execute(_COUNTS, {"tenant_id": tenant_id})).mappings().one()
+    return jobs_by_state({name: int(total) for name, total in row.items()})
 
 
 async def _count_by(

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from taskflow.jobs.states import JobState
 from taskflow.jobs.worker_state import WorkerState
 from taskflow.jobs.workers import WorkerRegistration, register_worker, set_worker_state
+from taskflow_testing.histories import all_kinds
 from taskflow_testing.jobs import Jobs
 
 JOBS = "/api/v1/jobs"
@@ -160,6 +162,19 @@ async def test_stats_count_by_state_queue_and_type(
     }
     assert both["by_type"] == {"echo": {"running": 1, "scheduled": 1}, "other": {"queued": 1}}
     assert window["total"] == 2
+
+
+async def test_stats_are_the_same_counted_or_read(api: httpx.AsyncClient, jobs: Jobs) -> None:
+    empty = (await api.get(f"{JOBS}/stats")).json()
+    await all_kinds(jobs)
+    await jobs.submit(tenant_id=uuid4())
+
+    counted = (await api.get(f"{JOBS}/stats")).json()
+    read = (await api.get(f"{JOBS}/stats?created_after=2000-01-01T00:00:00Z")).json()
+
+    assert empty == {"total": 0, "by_state": dict.fromkeys(JobState, 0)}
+    assert counted == read
+    assert min(counted["by_state"].values()) > 0, counted
 
 
 async def test_workers_and_what_they_run(
