@@ -20,7 +20,9 @@ from taskflow_api.validation_problems import problems_of
 Model = TypeVar("Model", bound=BaseModel)
 
 _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALIKE = bytes.maketrans(b"[]", b"{}")
 
 
 async def read_body(request: Request, model: type[Model], *, around: int = 0) -> Model:
@@ -91,18 +93,26 @@ def _too_deep(max_depth: int) -> ProblemError:
 
 
 def _refuse_depth(body: bytes, max_depth: int) -> None:
-    """Before parsing, which is recursive; the cheap count settles it for nearly every body."""
+    """Before anything recursive sees it; the cheap count settles it for nearly every body.
+
+    What encloses nothing is taken away, level by level, which takes no look at each bracket. What
+    is left at last has no partner: the parser says where.
+    """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
-    depth = 0
-    for token in _NESTING.finditer(body):
-        first = body[token.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise _too_deep(max_depth)
-        elif first in b"]}":
-            depth -= 1
+    nested = _brackets(body)
+    for _ in range(max_depth):
+        if b"{}" not in nested:
+            return
+        nested = nested.replace(b"{}", b"")
+    if b"{}" in nested:
+        raise _too_deep(max_depth)
+
+
+def _brackets(body: bytes) -> bytes:
+    """Those that are not within a string, all of one kind."""
+    unescaped = _ESCAPED.sub(b"", body) if b"\\" in body else body
+    return b"".join(unescaped.split(b'"')[::2]).translate(_ALIKE, _ALL_BUT_BRACKETS)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

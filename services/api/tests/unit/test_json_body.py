@@ -70,6 +70,25 @@ def test_a_body_may_have_32_levels() -> None:
         parse_json(nested(33))
 
 
+@given(VALUES, st.booleans(), st.integers(0, 6))
+def test_what_is_deeper_is_refused_and_nothing_else(
+    value: Any, ascii_only: bool, max_depth: int
+) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only).encode()
+    if depth_of(value) <= max_depth:
+        assert parse_json(body, max_depth=max_depth) == value
+    else:
+        with pytest.raises(ProblemError, match="deeper"):
+            parse_json(body, max_depth=max_depth)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"]" * 100_000])
+def test_what_is_never_closed_is_a_400(body: bytes) -> None:
+    with pytest.raises(ProblemError) as refused:
+        parse_json(body)
+    assert refused.value.kind.status == 400
+
+
 def test_width_is_not_depth() -> None:
     body = b"[" + b",".join([b'{"a": [[]]}'] * 10_000) + b"]"
     assert len(parse_json(body)) == 10_000
