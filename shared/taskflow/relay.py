@@ -26,7 +26,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.relay_backlog import Backlog, Batch, Destination
 
-WINDOW = 200
+WINDOW = 1000
 """How many messages may wait for their confirms at once; for one destination, half of them."""
 
 MAX_WAITING = 20_000
