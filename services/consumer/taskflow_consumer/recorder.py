@@ -147,12 +147,15 @@ class Recorder:
 def _what_follows(outcome: Outcome, verdict: Verdict | _Unrecorded) -> Sending | None:
     if isinstance(verdict, Stale | _Unrecorded):
         return None
-    stamp = verdict.pointer_at or verdict.recorded_at
-    pointer = Pointer(verdict.job_id, verdict.lane, verdict.type, stamp)
     if verdict.state is JobState.FAILED:
-        return Burial(pointer, outcome.error.type if outcome.error else "failed")
+        return Burial(_pointer(verdict), outcome.error.type if outcome.error else "failed")
     # An answer that was lost is read from the row, which may have been claimed since.
     if verdict.state not in DISPATCHABLE or verdict.pointer_at is None:
         return None
     delay = verdict.delay_seconds if verdict.state is JobState.RETRYING else 0.0
-    return Dispatch(pointer, delay)
+    return Dispatch(_pointer(verdict), delay)
+
+
+def _pointer(recorded: Recorded) -> Pointer:
+    stamp = recorded.pointer_at or recorded.recorded_at
+    return Pointer(recorded.job_id, recorded.lane, recorded.type, stamp)

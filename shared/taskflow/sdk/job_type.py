@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from pydantic import ValidationError
@@ -46,16 +46,17 @@ class JobType:
     memory_mib: int | None
     backoff: Backoff
     description: str | None
+    is_async: bool = field(init=False)
+    """Whether its handler is an `async def`."""
+
+    def __post_init__(self) -> None:
+        """Look once at what is asked for each job."""
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.handler))
 
     @property
     def payload_schema(self) -> Mapping[str, Any]:
         """The JSON schema of its payloads."""
         return self.signature.payload_schema
-
-    @property
-    def is_async(self) -> bool:
-        """Whether its handler is an `async def`."""
-        return inspect.iscoroutinefunction(self.handler)
 
     @property
     def where(self) -> str:

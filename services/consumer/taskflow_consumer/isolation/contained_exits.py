@@ -4,10 +4,13 @@ asyncio lets SystemExit and KeyboardInterrupt of any task through to whoever run
 """
 
 import asyncio
+import sys
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from taskflow.sdk.context import current_attempt_log
+
+T = TypeVar("T")
 
 
 class ContainedExit(Exception):
@@ -17,6 +20,18 @@ class ContainedExit(Exception):
 def contain_exits() -> None:
     """Contain the exits of jobs that run in this loop, from now on."""
     asyncio.get_running_loop().set_task_factory(_make_task)
+
+
+def begin(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task that can't exit, with its first step taken here and now.
+
+    One that needs no second step has ended by then, and the loop never hears of it. Python 3.11
+    takes the first step in the loop's next turn.
+    """
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(_Contained(coroutine), loop=loop, eager_start=True)
+    return asyncio.Task(_Contained(coroutine), loop=loop)
 
 
 def _make_task(

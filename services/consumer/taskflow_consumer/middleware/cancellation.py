@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from taskflow.jobs.outcomes import Outcome
+from taskflow_consumer.isolation.contained_exits import begin
 from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
 from taskflow_consumer.middleware.stop import StopReason
@@ -30,7 +31,9 @@ class Cancellation:
         """Run the next step until it ends or has to."""
         if run.stop.reason is not None:
             return run.outcome_of_stop(run.stop.reason)
-        handler = asyncio.create_task(next_step(run))
+        handler = begin(next_step(run))
+        if handler.done():
+            return handler.result()
         try:
             await _first_of(handler, run.stop.ordered)
             if handler.done():

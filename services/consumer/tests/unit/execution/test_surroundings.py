@@ -5,6 +5,7 @@ import contextvars
 import gc
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import structlog
 
 from taskflow import JobContext, SyncJobContext, job
 from taskflow.jobs.outcomes import OutcomeKind
+from taskflow_consumer.isolation.contained_exits import ContainedExit, begin
 from taskflow_consumer.log_capture import LogCapture
 
 from .harness import Harness, until
@@ -42,6 +44,52 @@ async def test_an_exit_in_a_task_that_a_handler_started_does_not_end_the_consume
     outcome = await harness.run(executor, harness.claim("grouped"))
     assert outcome.error is not None
     assert outcome.error.type == "ExceptionGroup"
+
+
+@pytest.mark.parametrize("error", [SystemExit(9), KeyboardInterrupt()], ids=repr)
+async def test_an_exit_at_the_first_step_is_contained(error: BaseException) -> None:
+    async def leave() -> None:
+        raise error
+
+    with pytest.raises(ContainedExit) as contained:
+        await begin(leave())
+    assert contained.value.__cause__ is error
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="a task's first step is in the next turn")
+async def test_what_needs_one_step_has_ended_when_it_has_begun() -> None:
+    async def answer() -> int:
+        return 42
+
+    async def wait() -> int:
+        await asyncio.sleep(0)
+        return 43
+
+    short, long = begin(answer()), begin(wait())
+    assert (short.done(), long.done()) == (True, False)
+    assert (await short, await long) == (42, 43)
+
+
+async def test_a_handler_is_a_task_of_its_own_from_its_first_step(harness: Harness) -> None:
+    seen = contextvars.ContextVar("seen", default="nothing")
+    tasks: set[asyncio.Task[Any] | None] = set()
+    found = []
+
+    @job("subject")
+    async def subject() -> None:
+        tasks.add(asyncio.current_task())
+        found.append(seen.get())
+        seen.set("what another job has left")
+
+    executor = harness.executor([subject])
+    supervisor = asyncio.current_task()
+    for _ in range(3):
+        outcome = await harness.run(executor, harness.claim("subject"))
+        assert outcome.kind is OutcomeKind.COMPLETED
+    assert len(tasks) == 3
+    assert supervisor not in tasks
+    assert found == ["nothing"] * 3
+    assert seen.get() == "nothing"
 
 
 async def test_tasks_of_a_handler_are_tasks_like_any(harness: Harness) -> None:
