@@ -20,7 +20,6 @@ from taskflow_api.validation_problems import problems_of
 Model = TypeVar("Model", bound=BaseModel)
 
 _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ALIKE = bytes.maketrans(b"[]", b"{}")
 
@@ -96,22 +95,24 @@ def _refuse_depth(body: bytes, max_depth: int) -> None:
     """Before anything recursive sees it; the cheap count settles it for nearly every body.
 
     What encloses nothing is taken away, level by level, which takes no look at each bracket. What
-    is left at last has no partner: the parser says where.
+    is left at last was never closed, or never opened: the parser says where.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
     nested = _brackets(body)
     for _ in range(max_depth):
         if b"{}" not in nested:
-            return
+            break
         nested = nested.replace(b"{}", b"")
-    if b"{}" in nested:
+    # What was never closed takes the parser as deep, before it can say so.
+    if b"{}" in nested or nested.count(b"{") > max_depth:
         raise _too_deep(max_depth)
 
 
 def _brackets(body: bytes) -> bytes:
     """Those that are not within a string, all of one kind."""
-    unescaped = _ESCAPED.sub(b"", body) if b"\\" in body else body
+    # Of escapes only a quote's matters, and of backslashes only what no other one escapes.
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     return b"".join(unescaped.split(b'"')[::2]).translate(_ALIKE, _ALL_BUT_BRACKETS)
 
 

@@ -82,11 +82,27 @@ def test_what_is_deeper_is_refused_and_nothing_else(
             parse_json(body, max_depth=max_depth)
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"]" * 100_000])
-def test_what_is_never_closed_is_a_400(body: bytes) -> None:
-    with pytest.raises(ProblemError) as refused:
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"[[]" * 30_000])
+def test_what_is_never_closed_does_not_come_to_the_parser(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(json, "loads")
+    with pytest.raises(ProblemError, match="deeper"):
         parse_json(body)
+
+
+def test_what_was_never_opened_is_a_400() -> None:
+    with pytest.raises(ProblemError) as refused:
+        parse_json(b"]" * 100_000)
     assert refused.value.kind.status == 400
+
+
+@given(st.text(alphabet='"\\[]{}a', max_size=30), st.integers(0, 4))
+def test_brackets_within_a_string_are_none(text: str, depth: int) -> None:
+    body = nested(depth, json.dumps({text: text}))
+    assert depth_of(parse_json(body, max_depth=depth + 1)) == depth + 1
+    with pytest.raises(ProblemError, match="deeper"):
+        parse_json(nested(5, json.dumps({text: text})), max_depth=5)
 
 
 def test_width_is_not_depth() -> None:
