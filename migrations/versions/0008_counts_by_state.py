@@ -24,6 +24,8 @@ FROM jobs GROUP BY tenant_id
 def upgrade() -> None:
     changes = [f"ALTER {column} SET DEFAULT 0" for column in OLDER]
     changes += [f"ADD {state}_jobs bigint NOT NULL DEFAULT 0" for state in STATES]
+    # Who changes a state waits for who waits here: a long reader of the table is to end first.
+    op.execute("SET LOCAL lock_timeout = '5s'")
     op.execute(f"ALTER TABLE tenant_usage {', '.join(changes)}")
     op.execute(COUNT)
 

@@ -118,7 +118,7 @@ async def count_jobs(
     by_queue: bool = False,
     by_type: bool = False,
 ) -> Counts:
-    """Count a tenant's jobs; all of them in no time, what is narrowed or grouped by reading it."""
+    """Count a tenant's jobs: all of them from what is counted, others by reading them."""
     if wanted == JobFilter() and not (by_queue or by_type):
         return Counts(by_state=await _read_counts(connection, tenant_id))
     where = wanted.clauses(tenant_id)

@@ -33,8 +33,8 @@ class QuotaName(StrEnum):
 STATE_COLUMNS: Mapping[JobState, str] = MappingProxyType(
     {state: f"{state}_jobs" for state in JobState if state is not JobState.QUEUED}
 )
-"""Where a tenant's jobs are counted by their states. Queued is what waits and is in none of these:
-said twice, the two could differ."""
+"""Where a tenant's jobs are counted by their states; queued is what `waiting_jobs` has beside
+these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def jobs_by_state(sums: Mapping[str, int]) -> dict[JobState, int]:
     counts: dict[JobState, int] = {state: sums[column] for state, column in STATE_COLUMNS.items()}
     elsewhere = sum(counts[state] for state in WAITING - {JobState.QUEUED})
     counts[JobState.QUEUED] = sums["waiting_jobs"] - elsewhere
-    # Below nothing they are while a process of a version that doesn't count them is still there.
+    # Negative they may be while a process of a version that doesn't count states still runs.
     return {state: max(count, 0) for state, count in counts.items()}
 
 

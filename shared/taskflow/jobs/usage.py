@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from taskflow.db.pool import Connection
+from taskflow.db.tenants import Session
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, Usage
 from taskflow.jobs.states import WAITING, JobState
@@ -20,6 +21,9 @@ _FOLD_LOCK = 7_301_448_217_905
 """The advisory lock of who folds: two at once would wait for each other's rows."""
 
 _MEND_LOCK = 7_301_448_217_906
+
+MEND_SECONDS = 600.0
+"""What a look at all jobs may take: more than any other statement of the scheduler."""
 
 
 _COLUMNS = ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
@@ -59,7 +63,7 @@ def _gain(
     now, before = _share("state", targets, states), _share("source", sources, states)
     if now == before:
         return ""
-    return f"{now or 0} - {before}" if before else now
+    return f"{now} - {before}" if now and before else now or f"-{before}"
 
 
 def _share(
@@ -170,7 +174,7 @@ RETURNING tenant_id, {", ".join(_COLUMNS)}
 """
 
 
-async def mend(connection: Connection) -> dict[UUID, dict[str, int]]:
+async def mend(connection: Session) -> dict[UUID, dict[str, int]]:
     """Compare every tenant's counts with its jobs, and correct them; what was added to each.
 
     It reads all jobs. While another one does so there is nothing to do.
@@ -179,7 +183,9 @@ async def mend(connection: Connection) -> dict[UUID, dict[str, int]]:
         # Before the snapshot: two who see the same difference would both add it.
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _MEND_LOCK):
             return {}
+        await connection.execute(f"SET LOCAL statement_timeout = '{MEND_SECONDS:.0f}s'")
+        rows = await connection.fetch(_MEND, timeout=MEND_SECONDS + 1)
         return {
             row["tenant_id"]: {column: row[column] for column in _COLUMNS if row[column]}
-            for row in await connection.fetch(_MEND)
+            for row in rows
         }
