@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, LiteralString
 
 from taskflow.errors import QuotaExceeded
 from taskflow.jobs.states import WAITING, JobState
@@ -30,8 +30,13 @@ class QuotaName(StrEnum):
     RUNNING_JOBS = "running_jobs"
 
 
+def state_column(state: JobState) -> LiteralString:
+    """The column of `tenant_usage` in which jobs of this state are counted."""
+    return f"{state}_jobs"
+
+
 STATE_COLUMNS: Mapping[JobState, str] = MappingProxyType(
-    {state: f"{state}_jobs" for state in JobState if state is not JobState.QUEUED}
+    {state: state_column(state) for state in JobState if state is not JobState.QUEUED}
 )
 """Where a tenant's jobs are counted by their states; queued is what `waiting_jobs` has beside
 these."""

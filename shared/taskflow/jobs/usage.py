@@ -11,7 +11,7 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.db.tenants import Session
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, Usage
+from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, Usage, state_column
 from taskflow.jobs.states import WAITING, JobState
 
 FOLD_FROM = 32
@@ -43,17 +43,20 @@ def count_changes(
     `kept_bytes` is SQL over a row: the bytes that are kept of it from then on. It must have
     `tenant_id`.
     """
-    gains = {"waiting_jobs": _gain(WAITING, sources, targets)}
-    gains["kept_bytes"] = kept_bytes and f"coalesce(sum({kept_bytes}), 0)"
-    for state, column in STATE_COLUMNS.items():
-        gains[column] = _gain({state}, sources, targets)
     # What can't have changed is left out: a claim counts as little as it can.
-    gains = {column: gain for column, gain in gains.items() if gain}
-    return f"""
-    INSERT INTO tenant_usage (tenant_id, {", ".join(gains)})
-    SELECT tenant_id, {", ".join(gains.values())}
-    FROM {changes} GROUP BY tenant_id
-    """
+    columns: LiteralString = "tenant_id"
+    gains: LiteralString = "tenant_id"
+    if waiting := _gain(WAITING, sources, targets):
+        columns += ", waiting_jobs"
+        gains += f", {waiting}"
+    if kept_bytes:
+        columns += ", kept_bytes"
+        gains += f", coalesce(sum({kept_bytes}), 0)"
+    for state in STATE_COLUMNS:
+        if gain := _gain({state}, sources, targets):
+            columns += f", {state_column(state)}"
+            gains += f", {gain}"
+    return f"INSERT INTO tenant_usage ({columns}) SELECT {gains} FROM {changes} GROUP BY tenant_id"
 
 
 def _gain(
@@ -63,7 +66,9 @@ def _gain(
     now, before = _share("state", targets, states), _share("source", sources, states)
     if now == before:
         return ""
-    return f"{now} - {before}" if now and before else now or f"-{before}"
+    if not before:
+        return now
+    return f"{now} - {before}" if now else f"-{before}"
 
 
 def _share(
@@ -142,10 +147,11 @@ async def fold(connection: Connection, *, fold_from: int = FOLD_FROM) -> int:
     return count
 
 
-_ACTUAL_JOBS = ", ".join(
-    f"coalesce(sum(jobs) FILTER (WHERE state = '{state}'), 0) AS {column}"
-    for state, column in STATE_COLUMNS.items()
-)
+def _actual(state: JobState) -> LiteralString:
+    return f"coalesce(sum(jobs) FILTER (WHERE state = '{state}'), 0) AS {state_column(state)}"
+
+
+_ACTUAL_JOBS = ", ".join(_actual(state) for state in STATE_COLUMNS)
 _DIFFERENCE = ", ".join(
     f"coalesce(actual.{column}, 0) - coalesce(counted.{column}, 0) AS {column}"
     for column in _COLUMNS
