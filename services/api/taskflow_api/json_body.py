@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import accumulate
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
@@ -21,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _JSON_TYPE = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ALIKE = bytes.maketrans(b"[]", b"{}")
+_STEPS = dict(zip(b"[{]}", (1, 1, -1, -1), strict=True))
 
 
 async def read_body(request: Request, model: type[Model], *, around: int = 0) -> Model:
@@ -92,28 +93,19 @@ def _too_deep(max_depth: int) -> ProblemError:
 
 
 def _refuse_depth(body: bytes, max_depth: int) -> None:
-    """Before anything recursive sees it; the cheap count settles it for nearly every body.
-
-    What encloses nothing is taken away, level by level, which takes no look at each bracket. What
-    is left at last was never closed, or never opened: the parser says where.
-    """
+    """Before parsing, which is recursive; the cheap count settles it for nearly every body."""
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
-    nested = _brackets(body)
-    for _ in range(max_depth):
-        if b"{}" not in nested:
-            break
-        nested = nested.replace(b"{}", b"")
-    # What was never closed takes the parser as deep, before it can say so.
-    if b"{}" in nested or nested.count(b"{") > max_depth:
+    depths = accumulate(map(_STEPS.__getitem__, _brackets(body)))
+    if max(depths, default=0) > max_depth:
         raise _too_deep(max_depth)
 
 
 def _brackets(body: bytes) -> bytes:
-    """Those that are not within a string, all of one kind."""
+    """Those that are not within a string."""
     # Of escapes only a quote's matters, and of backslashes only what no other one escapes.
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    return b"".join(unescaped.split(b'"')[::2]).translate(_ALIKE, _ALL_BUT_BRACKETS)
+    return b"".join(unescaped.split(b'"')[::2]).translate(None, _ALL_BUT_BRACKETS)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
