@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from taskflow.jobs.quotas import STATE_COLUMNS
+from taskflow.jobs.quotas import USAGE_COLUMNS
 from taskflow.jobs.states import (
     DISPATCHABLE,
     LIVE,
@@ -85,10 +85,7 @@ tenant_usage = Table(
     "tenant_usage",
     metadata,
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    *(
-        Column(name, BigInteger, nullable=False, server_default=text("0"))
-        for name in ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
-    ),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in USAGE_COLUMNS),
     Index("ix_tenant_usage_tenant", "tenant_id"),
 )
 

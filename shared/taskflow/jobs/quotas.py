@@ -41,6 +41,9 @@ STATE_COLUMNS: Mapping[JobState, str] = MappingProxyType(
 """Where a tenant's jobs are counted by their states; queued is what `waiting_jobs` has beside
 these."""
 
+USAGE_COLUMNS = ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
+"""All that is counted of a tenant, in `tenant_usage`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -11,7 +11,7 @@ from uuid import UUID
 from taskflow.db.pool import Connection
 from taskflow.db.tenants import Session
 from taskflow.jobs.guards import state_list
-from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, Usage, state_column
+from taskflow.jobs.quotas import JOB_BYTES, STATE_COLUMNS, USAGE_COLUMNS, Usage, state_column
 from taskflow.jobs.states import WAITING, JobState
 
 FOLD_FROM = 32
@@ -24,9 +24,6 @@ _MEND_LOCK = 7_301_448_217_906
 
 MEND_SECONDS = 600.0
 """What a look at all jobs may take: more than any other statement of the scheduler."""
-
-
-_COLUMNS = ("waiting_jobs", "kept_bytes", *STATE_COLUMNS.values())
 
 
 def count_changes(
@@ -130,8 +127,8 @@ WITH turn AS MATERIALIZED (
     DELETE FROM tenant_usage WHERE tenant_id IN (SELECT tenant_id FROM many)
     RETURNING *
 ), folded AS (
-    INSERT INTO tenant_usage (tenant_id, {", ".join(_COLUMNS)})
-    SELECT tenant_id, {", ".join(f"sum({column})" for column in _COLUMNS)}
+    INSERT INTO tenant_usage (tenant_id, {", ".join(USAGE_COLUMNS)})
+    SELECT tenant_id, {", ".join(f"sum({column})" for column in USAGE_COLUMNS)}
     FROM taken GROUP BY tenant_id
 )
 SELECT count(*) FROM taken
@@ -154,7 +151,7 @@ def _actual(state: JobState) -> LiteralString:
 _ACTUAL_JOBS = ", ".join(_actual(state) for state in STATE_COLUMNS)
 _DIFFERENCE = ", ".join(
     f"coalesce(actual.{column}, 0) - coalesce(counted.{column}, 0) AS {column}"
-    for column in _COLUMNS
+    for column in USAGE_COLUMNS
 )
 
 # One snapshot has the jobs and the rows that were committed with them, so the difference is exact
@@ -169,14 +166,15 @@ WITH by_state AS (
            sum(kept_bytes) AS kept_bytes, {_ACTUAL_JOBS}
     FROM by_state GROUP BY tenant_id
 ), counted AS (
-    SELECT tenant_id, {", ".join(f"sum({column}) AS {column}" for column in _COLUMNS)}
+    SELECT tenant_id, {", ".join(f"sum({column}) AS {column}" for column in USAGE_COLUMNS)}
     FROM tenant_usage GROUP BY tenant_id
 ), difference AS (
     SELECT tenant_id, {_DIFFERENCE} FROM actual FULL JOIN counted USING (tenant_id)
 )
-INSERT INTO tenant_usage (tenant_id, {", ".join(_COLUMNS)})
-SELECT * FROM difference WHERE ({", ".join(_COLUMNS)}) <> ({", ".join("0" for _ in _COLUMNS)})
-RETURNING tenant_id, {", ".join(_COLUMNS)}
+INSERT INTO tenant_usage (tenant_id, {", ".join(USAGE_COLUMNS)})
+SELECT * FROM difference
+WHERE ({", ".join(USAGE_COLUMNS)}) <> ({", ".join("0" for _ in USAGE_COLUMNS)})
+RETURNING tenant_id, {", ".join(USAGE_COLUMNS)}
 """
 
 
@@ -192,6 +190,6 @@ async def mend(connection: Session) -> dict[UUID, dict[str, int]]:
         await connection.execute(f"SET LOCAL statement_timeout = '{MEND_SECONDS:.0f}s'")
         rows = await connection.fetch(_MEND, timeout=MEND_SECONDS + 1)
         return {
-            row["tenant_id"]: {column: row[column] for column in _COLUMNS if row[column]}
+            row["tenant_id"]: {column: row[column] for column in USAGE_COLUMNS if row[column]}
             for row in rows
         }
