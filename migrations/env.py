@@ -7,6 +7,7 @@ from alembic import context
 from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from taskflow.db.engine import migrating_engine
 from taskflow.db.models import metadata
@@ -14,6 +15,7 @@ from taskflow.errors import ConfigurationError
 from taskflow.settings import MigrationSettings, exit_with, load_settings
 from taskflow.tls import certificate_problem
 
+LOCK_NOT_AVAILABLE = "55P03"
 LOCK_ID = 7_083_912_114_001  # arbitrary; two migrating processes take turns
 
 
@@ -61,6 +63,11 @@ try:
     asyncio.run(migrate(load_settings(MigrationSettings)))
 except ConfigurationError as error:
     exit_with(error)
+except DBAPIError as error:
+    if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+        raise
+    held = "somebody reads or writes a table that a migration changes"
+    exit_with(ConfigurationError(f"{held}; nothing was changed by it: run it again"))
 except OSError as error:
     why = certificate_problem(error) or str(error) or type(error).__name__
     exit_with(ConfigurationError(f"TASKFLOW_DATABASE_URL: {why}"))

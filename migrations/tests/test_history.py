@@ -221,6 +221,22 @@ async def test_an_owner_that_would_see_no_row_is_told_what_mends_it(
     await owner.close()
 
 
+async def test_a_reader_that_is_in_the_way_for_long_is_told_in_one_line(
+    checkout: Path, empty_database: str
+) -> None:
+    assert (await alembic(checkout, empty_database, "upgrade", "0007")).returncode == 0
+    reader = await asyncpg.connect(empty_database)
+    async with reader.transaction():
+        await reader.fetch("SELECT FROM tenant_usage")
+        refused = await alembic(checkout, empty_database, "upgrade", "head")
+        assert refused.returncode != 0
+        assert "nothing was changed" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    await reader.close()
+    done = await alembic(checkout, empty_database, "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+
+
 async def test_a_missing_address_is_one_line(checkout: Path) -> None:
     done = await alembic(checkout, None, "upgrade", "head")
     assert done.returncode != 0

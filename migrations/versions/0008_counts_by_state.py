@@ -21,11 +21,14 @@ FROM jobs GROUP BY tenant_id
 """
 
 
+# Who changes a state waits for who waits here: a long reader of the table is to end first.
+SOON = "SET LOCAL lock_timeout = '5s'"
+
+
 def upgrade() -> None:
     changes = [f"ALTER {column} SET DEFAULT 0" for column in OLDER]
     changes += [f"ADD {state}_jobs bigint NOT NULL DEFAULT 0" for state in STATES]
-    # Who changes a state waits for who waits here: a long reader of the table is to end first.
-    op.execute("SET LOCAL lock_timeout = '5s'")
+    op.execute(SOON)
     op.execute(f"ALTER TABLE tenant_usage {', '.join(changes)}")
     op.execute(COUNT)
 
@@ -33,4 +36,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     changes = [f"ALTER {column} DROP DEFAULT" for column in OLDER]
     changes += [f"DROP {state}_jobs" for state in STATES]
+    op.execute(SOON)
     op.execute(f"ALTER TABLE tenant_usage {', '.join(changes)}")

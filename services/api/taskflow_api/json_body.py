@@ -103,7 +103,8 @@ def _refuse_depth(body: bytes, max_depth: int) -> None:
 
 def _brackets(body: bytes) -> bytes:
     """Those that are not within a string."""
-    # Of escapes only a quote's matters, and of backslashes only what no other one escapes.
+    # Of escapes only a quote's matters, and of backslashes only what no other one escapes. Outside
+    # of a string the parser stops at the first of them.
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     return b"".join(unescaped.split(b'"')[::2]).translate(None, _ALL_BUT_BRACKETS)
 
