@@ -104,10 +104,12 @@ WITH locked AS MATERIALIZED (
     SELECT tenant_id, coalesce(own.running_jobs, $7::bigint) AS most
     FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
-    WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND $7 IS NOT NULL
+    WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
 ), contended AS MATERIALIZED (
+    -- Selected, so that the planner can't see it: without, it would plan each claim anew.
     SELECT queue, priority FROM (
-        SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM locked WHERE $8
+        SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id
+        FROM locked WHERE (SELECT $8::boolean)
     ) AS lane
     WHERE coalesce(({another_tenant(">")}), ({another_tenant("<")}), false)
 ), undecided AS MATERIALIZED (

@@ -219,18 +219,21 @@ async def test_who_has_a_job_in_hand_in_one_lane_has_its_turn_in_another(jobs: J
     assert set(ran(claimed)) == {first, low}
 
 
-async def test_claims_of_one_are_not_planned_anew(jobs: Jobs) -> None:
+@pytest.mark.parametrize(("saturated", "statements"), [(True, 2), (False, 1)])
+async def test_claims_of_one_are_not_planned_anew(
+    jobs: Jobs, saturated: bool, statements: int
+) -> None:
     for _ in range(12):
         noisy = await submitted(jobs, 1)
         await submitted(jobs, 1, QUIET)
-        await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+        await claim_fairly(jobs.connection, noisy, by(), saturated=saturated)
     plans = await jobs.connection.fetch(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
         " WHERE strpos(statement, $1) > 0 OR strpos(statement, $2) > 0",
         "worker_id = $2",
         "RECURSIVE own",
     )
-    assert len(plans) == 2
+    assert len(plans) == statements
     assert all(row["generic_plans"] > 0 for row in plans), plans
 
 
