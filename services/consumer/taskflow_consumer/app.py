@@ -53,7 +53,7 @@ async def run(settings: ConsumerSettings, registry: Registry, shutdown: Shutdown
         try:
             await _work(worker.subscriber, worker.renewal, shutdown)
         finally:
-            log.info("consumer_stopping", running=executor.concurrency - executor.free)
+            log.info("consumer_stopping", running=executor.in_hand)
             # On the side: a database that is frozen must not hold up the end.
             draining = asyncio.create_task(say(WorkerState.DRAINING))
             grace_seconds = settings.shutdown_grace_seconds

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
@@ -41,6 +41,10 @@ LEAVE_SECONDS = 1.0
 
 class Executor:
     """Supervises the attempts of this process, at most `concurrency` at a time. Born in the loop.
+
+    A slot is for a handler: when that is over the next one may have it while the outcome is being
+    recorded, so that neither this process nor PostgreSQL waits for the other. No more than
+    `concurrency` outcomes are left to be recorded before new handlers begin.
 
     `stop_grace_seconds`: what a handler gets to clean up when it is told to stop.
     `result_patience_seconds`: how long a large result waits for the object store. `started`: how
@@ -96,7 +100,8 @@ class Executor:
         self.started = 0
         self.refused = 0
         self._runs: dict[asyncio.Task[None], Run] = {}
-        self._slot_freed = asyncio.Event()
+        self._slots_taken = 0
+        self._on_freed: Callable[[], None] = lambda: None
         self._draining = False
         contain_exits()
 
@@ -108,18 +113,23 @@ class Executor:
     @property
     def free(self) -> int:
         """How many more jobs may be started."""
-        return max(0, self.concurrency - len(self._runs))
+        unrecorded = self.in_hand - self._slots_taken
+        backlog = max(0, unrecorded - self.concurrency)
+        return max(0, self.concurrency - self._slots_taken - backlog)
+
+    @property
+    def in_hand(self) -> int:
+        """How many attempts are not over: a handler runs, or an outcome is being recorded."""
+        return len(self._runs)
 
     @property
     def lingering(self) -> int:
         """How many handlers go on after the outcome of their attempt: each keeps its slot."""
         return sum(run.lingering is not None for run in self._runs.values())
 
-    async def wait_free(self) -> None:
-        """Return when a slot is free."""
-        while not self.free:
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
+    def notify_freed(self, on_freed: Callable[[], None]) -> None:
+        """Have `on_freed` called each time that more jobs may be started. One listens."""
+        self._on_freed = on_freed
 
     async def wait_settled(self) -> None:
         """Return when every outcome is recorded, of jobs that begin meanwhile as well."""
@@ -135,6 +145,7 @@ class Executor:
     def _start(self, job: ClaimedJob) -> None:
         self.started += 1
         run = self._new_run(job)
+        self._slots_taken += 1
         if self._draining:
             run.stop.order(StopReason.SHUTDOWN)
         # The one strong reference to the task: nothing but `drain` ever cancels it.
@@ -191,6 +202,8 @@ class Executor:
 
     async def _execute(self, run: Run) -> None:
         outcome = await self._run_handler(run)
+        if run.lingering is None:
+            self._free_slot(run)
         run.services.close()
         if outcome is None:
             return
@@ -269,8 +282,12 @@ class Executor:
             await asyncio.wait(waits, timeout=deadline - loop.time())
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        del self._runs[task]
-        self._slot_freed.set()
+        self._free_slot(self._runs.pop(task))
+
+    def _free_slot(self, run: Run) -> None:
+        self._slots_taken -= run.has_slot
+        run.has_slot = False
+        self._on_freed()
 
 
 def _isolated_modules(registry: Registry) -> list[str]:

@@ -96,9 +96,12 @@ class LaneConsumer:
         return [self._buffer.popleft() for _ in range(count)]
 
     async def acknowledge_through(self, delivery: Delivery) -> None:
-        """Acknowledge `delivery` and all before it, which must have been taken or returned."""
+        """Acknowledge `delivery` and all before it, which must have been taken or returned.
+
+        It is on its way when this returns; what is lost on it comes again, and finds nothing to do.
+        """
         await self._wait_returned()
-        await self._channel.basic_ack(delivery.tag, multiple=True)
+        await self._channel.basic_ack(delivery.tag, multiple=True, wait=False)
 
     async def close(self) -> None:
         """Close the channel: what is not acknowledged goes back to the queue."""

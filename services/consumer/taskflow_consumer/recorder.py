@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 class Recorder:
     """Writes outcomes and sends what follows from them: a retry, a burial, a hand-over.
 
-    While PostgreSQL is away outcomes wait in memory; the slots of their jobs bound them.
+    While PostgreSQL is away outcomes wait in memory; the executor bounds them.
     """
 
     def __init__(self, database: Database, relay: Relay, *, running_quota: int = 0) -> None:

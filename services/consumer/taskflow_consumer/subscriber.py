@@ -103,11 +103,13 @@ class Subscriber:
         self._lanes = sorted(lanes, key=lambda lane: URGENCY[lane.priority], reverse=True)
         self._on_watermark = on_watermark
         self._consumers: list[LaneConsumer] = []
-        self._arrived = asyncio.Event()
-        self._aside = LanesAside(self._arrived.set)
-        self._lost = asyncio.Event()
+        self._news = asyncio.Event()
+        """Set by whatever `_consume` may wait for: an arrival, a free slot, a loss, the end."""
+        self._aside = LanesAside(self._news.set)
+        self._lost = False
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        executor.notify_freed(self._news.set)
 
     def start(self) -> None:
         """Begin to take pointers."""
@@ -122,6 +124,7 @@ class Subscriber:
     async def stop(self) -> None:
         """Take nothing more; a claim in flight is finished first. Again does nothing."""
         self._stopping.set()
+        self._news.set()
         task, self._task = self._task, None
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
@@ -146,7 +149,7 @@ class Subscriber:
                 await self._close()
 
     async def _open(self) -> None:
-        self._lost.clear()
+        self._lost = False
         # Twice the slots: with a lane's buffer emptied by one batch, a less urgent lane would be
         # served while the broker refills it.
         prefetch = min(2 * self._executor.concurrency, MAX_PREFETCH)
@@ -160,8 +163,8 @@ class Subscriber:
                 keeper,
                 channel,
                 prefetch=prefetch,
-                on_delivery=self._arrived.set,
-                on_lost=self._lost.set,
+                on_delivery=self._news.set,
+                on_lost=self._lose,
             )
             self._consumers.append(consumer)
             self._broker.listen(channel, consumer.receive)
@@ -197,21 +200,30 @@ class Subscriber:
 
     async def _consume(self) -> None:
         picker = Picker(self._consumers)
-        watchdog = Watchdog(self._broker, self._consumers, self._lost.set)
+        watchdog = Watchdog(self._broker, self._consumers, self._lose)
         watching = asyncio.create_task(watchdog.watch(), name="watchdog")
         try:
-            while not self._stopping.is_set():
+            while True:
                 await self._wait_for_slot()
-                self._arrived.clear()
+                # Before all that is looked at, so that what comes meanwhile ends the wait below.
+                self._news.clear()
+                if self._stopping.is_set():
+                    return
                 await self._resume()
-                batch = await self._pick(picker)
-                if self._lost.is_set():
+                batch = self._pick(picker)
+                if self._lost:
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
                     await self._take(batch)
+                else:
+                    await self._news.wait()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+    def _lose(self) -> None:
+        self._lost = True
+        self._news.set()
 
     async def _resume(self) -> None:
         for consumer in self._consumers:
@@ -219,21 +231,22 @@ class Subscriber:
                 await consumer.resume()
 
     async def _wait_for_slot(self) -> None:
-        if self._executor.free > 0:
-            return
         try:
             async with asyncio.timeout(HAND_BACK_AFTER_SECONDS):
-                await self._first_of(self._executor.wait_free)
+                await self._slot_or_end()
         except TimeoutError:
             for consumer in self._consumers:
                 await consumer.hand_back()
-            await self._first_of(self._executor.wait_free)
+            await self._slot_or_end()
 
-    async def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
-        """What to claim next; empty after a wait, which may have ended for any reason."""
+    async def _slot_or_end(self) -> None:
+        while not (self._executor.free or self._stopping.is_set()):
+            self._news.clear()
+            await self._news.wait()
+
+    def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
+        """What to claim next."""
         plan = picker.pick(min(self._executor.free, MAX_BATCH))
-        if not (plan or self._lost.is_set()):
-            await self._first_of(self._arrived.wait, self._lost.wait)
         return [(consumer, consumer.take(count)) for consumer, count in plan]
 
     async def _take(self, batch: list[Picked]) -> None:

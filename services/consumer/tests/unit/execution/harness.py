@@ -304,7 +304,7 @@ async def outcome_of(harness: Harness, declared: JobFunction[..., Any]) -> tuple
     executor = harness.executor([declared])
     claimed = harness.claim("subject")
     outcome = await harness.run(executor, claimed)
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     return outcome, harness.text(claimed)
 
 

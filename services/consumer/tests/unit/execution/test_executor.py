@@ -52,7 +52,7 @@ async def test_a_job_is_run_recorded_and_let_go(harness: Harness) -> None:
     assert outcome == completed(
         f'{{"said":"hello you","attempt":2,"id":"{claimed.attempt.job_id}"}}'
     )
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert harness.leases.held == {}
     assert harness.leases.history == [("hold", None), ("drop", None)]
     (line,) = harness.lines(claimed)
@@ -90,19 +90,49 @@ async def test_the_service_log_has_a_line_for_the_end_and_one_for_who_looks_for_
     assert "secret" not in str(harness.service_lines)
 
 
-async def test_slots_are_counted_and_waited_for(harness: Harness, gate: Gate) -> None:
+async def test_slots_are_counted_and_it_is_told_when_one_is_free(
+    harness: Harness, gate: Gate
+) -> None:
     executor = harness.executor([gate.job], concurrency=2)
+    freed = asyncio.Event()
+    executor.notify_freed(freed.set)
     assert executor.free == 2
-    await executor.wait_free()
     executor.start(harness.claim("wait"))
     executor.start(harness.claim("wait"))
     assert executor.free == 0
-    waiting = asyncio.create_task(executor.wait_free())
     await until(lambda: gate.entered == 2)
-    assert not waiting.done()
+    assert not freed.is_set()
     gate.open.set()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(freed.wait(), 5)
     await until(lambda: executor.free == 2)
+
+
+async def test_a_slot_is_free_as_soon_as_its_handler_is_over(harness: Harness) -> None:
+    @job("quick")
+    async def quick() -> None:
+        return None
+
+    def completed() -> int:
+        return harness.events().count("job_completed")
+
+    harness.recorder.gate.clear()
+    executor = harness.executor([quick], concurrency=2)
+    executor.start(harness.claim("quick"), harness.claim("quick"))
+    await until(lambda: completed() == 2)
+    assert (executor.free, executor.in_hand) == (2, 2)
+    executor.start(harness.claim("quick"))
+    await until(lambda: completed() == 3)
+    # As many outcomes wait as there are slots, and one more: that one has the next one's slot.
+    assert (executor.free, executor.in_hand) == (1, 3)
+    executor.start(harness.claim("quick"))
+    await until(lambda: completed() == 4)
+    assert (executor.free, executor.in_hand) == (0, 4)
+    freed = asyncio.Event()
+    executor.notify_freed(freed.set)
+    harness.recorder.gate.set()
+    await asyncio.wait_for(freed.wait(), 5)
+    await until(lambda: not executor.in_hand)
+    assert executor.free == 2
 
 
 async def test_a_claim_too_many_is_run_all_the_same(harness: Harness, gate: Gate) -> None:
@@ -141,7 +171,7 @@ async def test_a_refused_outcome_is_said_and_nothing_more(harness: Harness, gate
     gate.open.set()
     executor = harness.executor([gate.job])
     await harness.run(executor, harness.claim("wait"))
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert harness.events()[-1] == "job_outcome_refused"
     assert len(harness.recorder.outcomes) == 1
 
@@ -157,7 +187,7 @@ async def test_a_defect_in_recording_costs_one_job_and_is_said(
     with monkeypatch.context() as patch:
         patch.setattr(harness.recorder, "record", record)
         executor.start(harness.claim("wait"))
-        await until(lambda: executor.free == 4)
+        await until(lambda: not executor.in_hand)
     assert harness.leases.held == {}
     assert harness.events()[-1] == "job_supervision_failed"
     assert (await harness.run(executor, harness.claim("wait"))).kind is OutcomeKind.COMPLETED
@@ -179,7 +209,7 @@ async def test_a_job_that_is_told_to_stop_cleans_up_and_ends(
     executor.start(claimed)
     await until(lambda: gate.entered)
     assert executor.cancel(claimed.attempt.job_id, 1, reason)
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert gate.cleaned_up == 1
     assert [outcome.kind for outcome in harness.recorder.of(claimed)] == kinds
     assert harness.leases.held == {}
@@ -198,7 +228,7 @@ async def test_a_stop_for_another_attempt_or_job_is_passed_over(
     assert not executor.cancel(harness.claim("wait").attempt.job_id, 2, StopReason.CANCEL_REQUESTED)
     gate.open.set()
     assert (await harness.outcome(claimed)).kind is OutcomeKind.COMPLETED
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert not executor.cancel(claimed.attempt.job_id, 2, StopReason.CANCEL_REQUESTED)
 
 
@@ -331,7 +361,7 @@ async def test_hundreds_of_jobs_each_get_their_own_outcome(harness: Harness) -> 
     executor = harness.executor([double], concurrency=50)
     jobs: list[tuple[int, ClaimedJob]] = []
     for number in range(500):
-        await executor.wait_free()
+        await until(lambda: executor.free)
         claimed = harness.claim("double", {"number": number})
         executor.start(claimed)
         jobs.append((number, claimed))

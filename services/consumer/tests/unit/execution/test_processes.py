@@ -205,7 +205,7 @@ async def test_a_time_out_kills_the_child_and_its_children(
     assert outcome.error is not None
     assert (outcome.kind, outcome.error.type) == (OutcomeKind.RETRYABLE, "timeout")
     await until(lambda: not _is_alive(pid) and not _is_alive(grandchild))
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ async def test_a_stop_kills_the_child_and_its_children(
     executor.start(job)
     pid, grandchild = await _pids(harness, job)
     assert executor.cancel(job.attempt.job_id, 1, reason)
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert not _is_alive(pid)
     await until(lambda: not _is_alive(grandchild))
     assert [outcome.kind for outcome in harness.recorder.of(job)] == ([kind] if kind else [])
@@ -241,7 +241,7 @@ async def test_a_job_that_is_stopped_before_its_child_is_up_leaves_no_child(
         for _ in range(turns):
             await asyncio.sleep(0)
         executor.cancel(job.attempt.job_id, 1, StopReason.CANCEL_REQUESTED)
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     await until(lambda: not _children_of(_fork_server_pid()))
 
 

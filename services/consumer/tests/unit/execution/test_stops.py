@@ -67,7 +67,7 @@ async def test_an_async_handler_that_takes_too_long_is_stopped(harness: Harness)
         "retryable": True,
     }
     assert cleaned_up == [True]
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert "stopped: its time is up" in harness.text(claimed)
 
 
@@ -158,7 +158,7 @@ async def test_a_thread_that_looks_at_its_context_gets_time_to_save_its_work(
     executor.cancel(claimed.attempt.job_id, 1, StopReason.SHUTDOWN)
     assert (await harness.outcome(claimed)).kind is OutcomeKind.RELEASED
     assert harness.checkpoints.saved == ['"page 3"']
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert "regardless" not in harness.text(claimed)
 
 
@@ -221,7 +221,7 @@ async def test_a_handler_that_swallows_its_cancelling_does_not_hold_the_outcome(
     assert outcome.error.type == "timeout"
     assert (executor.free, executor.lingering) == (3, 1)
     release.set()
-    await until(lambda: executor.free == 4)
+    await until(lambda: not executor.in_hand)
     assert len(harness.recorder.of(claimed)) == 1
 
 
@@ -314,7 +314,7 @@ async def test_cancel_against_time_out_against_the_end_leaves_one_outcome_each(
     executor = harness.executor([async_race, thread_race], concurrency=40)
     jobs = []
     for number in range(300):
-        await executor.wait_free()
+        await until(lambda: executor.free)
         claimed = harness.claim(
             "async-race" if number % 3 else "thread-race",
             {"seconds": chance.uniform(0, 0.01)},
@@ -332,7 +332,7 @@ async def test_cancel_against_time_out_against_the_end_leaves_one_outcome_each(
             1,
             chance.choice([StopReason.CANCEL_REQUESTED, StopReason.LEASE_LOST]),
         )
-    await until(lambda: executor.free == 40)
+    await until(lambda: not executor.in_hand)
     counts = {len(harness.recorder.of(claimed)) for claimed in jobs}
     assert counts == {0, 1}  # none where the lease was lost
     kinds = {outcome.kind for _, outcome in harness.recorder.outcomes}

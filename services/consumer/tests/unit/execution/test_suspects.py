@@ -109,4 +109,4 @@ async def test_so_many_suspects_take_a_process_and_no_more(
     outcomes = await asyncio.gather(*(harness.outcome(each) for each in jobs))
     here = [_result(outcome)["pid"] == os.getpid() for outcome in outcomes]
     assert sorted(here) == [False, True, True]
-    await until(lambda: executor.free == executor.concurrency)
+    await until(lambda: not executor.in_hand)
