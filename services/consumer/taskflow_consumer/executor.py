@@ -43,8 +43,8 @@ class Executor:
     """Supervises the attempts of this process, at most `concurrency` at a time. Born in the loop.
 
     A slot is for a handler: when that is over the next one may have it while the outcome is being
-    recorded, so that neither this process nor PostgreSQL waits for the other. No more than
-    `concurrency` outcomes are left to be recorded before new handlers begin.
+    recorded, so that neither this process nor PostgreSQL waits for the other. No more begin while
+    twice as many as there are slots are in hand.
 
     `stop_grace_seconds`: what a handler gets to clean up when it is told to stop.
     `result_patience_seconds`: how long a large result waits for the object store. `started`: how
@@ -113,13 +113,12 @@ class Executor:
     @property
     def free(self) -> int:
         """How many more jobs may be started."""
-        unrecorded = self.in_hand - self._slots_taken
-        backlog = max(0, unrecorded - self.concurrency)
-        return max(0, self.concurrency - self._slots_taken - backlog)
+        free_slots = self.concurrency - self._slots_taken
+        return max(0, min(free_slots, 2 * self.concurrency - self.in_hand))
 
     @property
     def in_hand(self) -> int:
-        """How many attempts are not over: a handler runs, or an outcome is being recorded."""
+        """How many attempts have a handler that runs, or an outcome that is not recorded yet."""
         return len(self._runs)
 
     @property
@@ -128,7 +127,7 @@ class Executor:
         return sum(run.lingering is not None for run in self._runs.values())
 
     def notify_freed(self, on_freed: Callable[[], None]) -> None:
-        """Have `on_freed` called each time that more jobs may be started. One listens."""
+        """Have `on_freed` called whenever `free` may have grown. One listens."""
         self._on_freed = on_freed
 
     async def wait_settled(self) -> None:
@@ -268,7 +267,7 @@ class Executor:
         """Whether a job is a suspect: a worker was lost under it, and no other shall be."""
         if not job.losses:
             return False
-        suspects = sum(run.is_suspect for run in self._runs.values())
+        suspects = sum(run.is_suspect and run.has_slot for run in self._runs.values())
         return suspects < SUSPECTS_ISOLATED and self._registry.can_isolate(job.type)
 
     def _unsettled(self) -> list[Run]:

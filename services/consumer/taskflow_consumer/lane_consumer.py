@@ -72,16 +72,17 @@ class LaneConsumer:
             await self._settle()
 
     async def hand_back(self) -> None:
-        """Stop consuming and return what is buffered to the broker, for others to take."""
+        """Stop consuming and return what is buffered to the broker, for others to take.
+
+        What has been taken stays with whoever took it.
+        """
         if not self._wanted:
             return
         self._wanted = False
         await self._settle()
-        if self._buffer:
-            await self._wait_returned()
-            last = self._buffer[-1].tag
-            self._buffer.clear()
-            await self._channel.basic_nack(last, multiple=True, requeue=True)
+        buffered = [*self._buffer]
+        self._buffer.clear()
+        await self._nack(buffered)
 
     def receive(self, deliveries: list[Delivery]) -> None:
         """Take what has been delivered into the buffer."""
@@ -147,7 +148,7 @@ class LaneConsumer:
     async def _nack(self, deliveries: Sequence[Delivery]) -> None:
         # One by one: what came before them may be with a claim in flight.
         for delivery in deliveries:
-            await self._channel.basic_nack(delivery.tag, requeue=True)
+            await self._channel.basic_nack(delivery.tag, requeue=True, wait=False)
 
     async def _wait_returned(self) -> None:
         """Before a tag settles all that came before it: what goes back must not be among them."""

@@ -207,9 +207,9 @@ class Subscriber:
                 await self._wait_for_slot()
                 # Before all that is looked at, so that what comes meanwhile ends the wait below.
                 self._news.clear()
+                await self._resume()
                 if self._stopping.is_set():
                     return
-                await self._resume()
                 batch = self._pick(picker)
                 if self._lost:
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
@@ -235,9 +235,12 @@ class Subscriber:
             async with asyncio.timeout(HAND_BACK_AFTER_SECONDS):
                 await self._slot_or_end()
         except TimeoutError:
-            for consumer in self._consumers:
-                await consumer.hand_back()
+            await self._hand_back()
             await self._slot_or_end()
+
+    async def _hand_back(self) -> None:
+        for consumer in self._consumers:
+            await consumer.hand_back()
 
     async def _slot_or_end(self) -> None:
         while not (self._executor.free or self._stopping.is_set()):
@@ -285,7 +288,10 @@ class Subscriber:
         await self._publisher.publish_dead(message, lane.key, reason)
 
     async def _claim(self, job_ids: list[UUID]) -> Claimed:
-        """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
+        """Claim until PostgreSQL answers: the token finds what a lost answer had taken.
+
+        What else has been delivered is left to others meanwhile.
+        """
         unique = list(dict.fromkeys(job_ids))
         by = Claim(
             self._claimer.worker_id,
@@ -306,10 +312,19 @@ class Subscriber:
             except _DATABASE_AWAY as error:
                 failures += 1
                 log.warning("claim_waits", failures=failures, error=str(error))
+                await self._hand_back_if_possible()
                 await asyncio.sleep(pause_seconds(failures))
             else:
                 log.debug("claimed", asked=len(unique), instead=len(claimed.instead))
                 return claimed
+
+    async def _hand_back_if_possible(self) -> None:
+        """As `_hand_back`; a broker that is away as well has everything again by itself."""
+        try:
+            with library_cancellations():
+                await self._hand_back()
+        except _BROKER_AWAY as error:
+            log.debug("hand_back_failed", error=str(error) or type(error).__name__)
 
     async def _send_on(self, later: Later) -> None:
         """To the next rung, and wait for the confirm: acknowledged before it, it could be lost."""

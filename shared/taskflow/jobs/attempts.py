@@ -97,6 +97,8 @@ class Undecided:
 
 Verdict = ClaimedJob | Later | Gone | Undecided
 
+# $7 and $8 are selected where they decide whether a part is needed: a planner that sees them finds
+# each claim cheaper than the plan for all, and plans each anew.
 _CLAIM = f"""
 WITH locked AS MATERIALIZED (
     SELECT * FROM jobs WHERE id = ANY({unseen("$1::uuid[]")}) ORDER BY id FOR UPDATE
@@ -106,7 +108,6 @@ WITH locked AS MATERIALIZED (
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
 ), contended AS MATERIALIZED (
-    -- Selected, so that the planner can't see it: without, it would plan each claim anew.
     SELECT queue, priority FROM (
         SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id
         FROM locked WHERE (SELECT $8::boolean)

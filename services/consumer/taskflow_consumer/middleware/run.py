@@ -22,9 +22,9 @@ class Run:
     """An attempt that this process runs now.
 
     `is_isolated`: its handler runs in a process of its own, by its type or because an earlier
-    attempt has lost its worker. `has_slot`: its handler may still be running. `settled` is done
-    when the outcome is recorded, or there is none to record; `lingering` is the handler's task
-    where it goes on all the same.
+    attempt has lost its worker. `has_slot`: it has no outcome yet, or its handler goes on.
+    `settled` is done when the outcome is recorded, or there is none to record; `lingering` is the
+    handler's task where it goes on all the same.
     """
 
     job: ClaimedJob

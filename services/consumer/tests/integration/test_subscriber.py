@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -106,18 +106,24 @@ class House:
 Start = Callable[..., Awaitable[House]]
 
 
-@pytest.fixture
-async def database(clean_database: str) -> AsyncIterator[Database]:
+@asynccontextmanager
+async def database_at(url: str, timeout_seconds: float = 5) -> AsyncIterator[Database]:
     database = await open_database(
-        clean_database,
+        url,
         role=DatabaseRole.CONSUMER,
         application_name="test",
         pool_size=4,
-        statement_timeout_seconds=5,
-        acquire_timeout_seconds=5,
+        statement_timeout_seconds=timeout_seconds,
+        acquire_timeout_seconds=timeout_seconds,
     )
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def database(clean_database: str) -> AsyncIterator[Database]:
+    async with database_at(clean_database) as database:
+        yield database
 
 
 @pytest.fixture
@@ -142,7 +148,11 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
     async with AsyncExitStack() as stack:
 
         async def start_consumer(
-            *, concurrency: int = 4, url: str = amqp_url, publishing: Broker = broker
+            *,
+            concurrency: int = 4,
+            url: str = amqp_url,
+            publishing: Broker = broker,
+            database: Database = database,
         ) -> House:
             house = House()
             consuming = await stack.enter_async_context(
@@ -273,6 +283,34 @@ async def test_pointers_without_a_slot_are_left_to_others(
         await reach(jobs, job_id, "completed")
     assert {text for text, _ in second.seen} == {"waiting0", "waiting1", "waiting2"}
     first.gate.set()
+
+
+async def test_who_is_cut_off_from_the_database_leaves_to_others_what_it_has_not_asked_for(
+    jobs: Jobs, post: Post, start: Start, clean_database: str
+) -> None:
+    async with (
+        TcpProxy(clean_database) as proxy,
+        database_at(proxy.url, timeout_seconds=1) as far,
+    ):
+        cut_off = await start(concurrency=2, database=far)
+        busy = [await post(f"busy{n}", type="held") for n in range(2)]
+        for job_id in busy:
+            await reach(jobs, job_id, "running")
+        waiting = [await post(f"waiting{n}") for n in range(6)]
+        proxy.freeze()
+        cut_off.gate.set()
+
+        await start(concurrency=2)
+
+        async def four_are_done() -> bool:
+            return [await jobs.state(job_id) for job_id in waiting].count("completed") == 4
+
+        try:
+            await eventually(four_are_done)
+        finally:
+            proxy.thaw()
+            for job_id in (*busy, *waiting):
+                await reach(jobs, job_id, "completed")
 
 
 async def test_a_failure_comes_back_over_the_ladder(jobs: Jobs, post: Post, start: Start) -> None:

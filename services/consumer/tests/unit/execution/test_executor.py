@@ -122,7 +122,7 @@ async def test_a_slot_is_free_as_soon_as_its_handler_is_over(harness: Harness) -
     assert (executor.free, executor.in_hand) == (2, 2)
     executor.start(harness.claim("quick"))
     await until(lambda: completed() == 3)
-    # As many outcomes wait as there are slots, and one more: that one has the next one's slot.
+    # Four may be in hand for two slots.
     assert (executor.free, executor.in_hand) == (1, 3)
     executor.start(harness.claim("quick"))
     await until(lambda: completed() == 4)

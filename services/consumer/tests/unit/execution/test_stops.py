@@ -216,11 +216,13 @@ async def test_a_handler_that_swallows_its_cancelling_does_not_hold_the_outcome(
 
     executor = harness.executor([stubborn])
     claimed = harness.claim("stubborn", timeout_seconds=0.1)
-    outcome = await harness.run(executor, claimed)
-    assert outcome.error is not None
-    assert outcome.error.type == "timeout"
-    assert (executor.free, executor.lingering) == (3, 1)
-    release.set()
+    try:
+        outcome = await harness.run(executor, claimed)
+        assert outcome.error is not None
+        assert outcome.error.type == "timeout"
+        assert (executor.free, executor.lingering) == (3, 1)
+    finally:
+        release.set()
     await until(lambda: not executor.in_hand)
     assert len(harness.recorder.of(claimed)) == 1
 

@@ -110,3 +110,21 @@ async def test_so_many_suspects_take_a_process_and_no_more(
     here = [_result(outcome)["pid"] == os.getpid() for outcome in outcomes]
     assert sorted(here) == [False, True, True]
     await until(lambda: not executor.in_hand)
+
+
+async def test_a_suspect_that_is_over_leaves_its_process_to_the_next(
+    harness: Harness, suspects: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "SUSPECTS_ISOLATED", 1)
+    harness.recorder.gate.clear()
+    executor = harness.executor(suspects)
+    jobs = [harness.claim("suspect.async", number=2, losses=1) for _ in range(2)]
+    try:
+        for each in jobs:
+            executor.start(each)
+            await until(lambda: harness.events().count("job_completed") == executor.started)
+        assert executor.in_hand == 2
+    finally:
+        harness.recorder.gate.set()
+    for each in jobs:
+        assert _result(await harness.outcome(each))["pid"] != os.getpid()
