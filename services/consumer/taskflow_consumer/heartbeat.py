@@ -21,7 +21,7 @@ from uuid import UUID
 import structlog
 
 from taskflow.db.roles import DatabaseRole
-from taskflow.jobs.attempts import RENEW, SURRENDER
+from taskflow.jobs.leases import RENEW, SURRENDER
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.workers import BEAT
 from taskflow.patience import pause_seconds

@@ -1,4 +1,4 @@
-"""What workers write to begin and to go on: claim and renew (`finishing` has the end).
+"""What workers write to begin: the claim (`leases` has what keeps it, `finishing` the end).
 
 Statements take many jobs at once and lock their rows in the order of their ids first, since
 unsorted batches deadlock with each other. Every write compares the attempt's number, the worker
@@ -239,69 +239,3 @@ def _missing_key(row: Any, key_ids: Sequence[str]) -> str | None:
 
 def _not_ours_delay(seconds_waited: float) -> float:
     return min(max(seconds_waited, NOT_OURS_DELAY_SECONDS), NOT_OURS_LAST_DELAY_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An attempt that is still this worker's."""
-
-    job_id: UUID
-    attempt_number: int
-    cancel_requested: bool
-
-
-# Also handed to the heartbeat process, which knows no SQL of its own.
-# It never waits: one row that a frozen writer holds would cost all other jobs their leases. A row
-# that is passed over has the next beats; the rescue passes it over as well.
-RENEW = """
-WITH held AS MATERIALIZED (
-    SELECT jobs.id, jobs.attempt, jobs.cancel_requested
-    FROM jobs JOIN unnest($1::uuid[], $2::int[]) AS held (id, attempt)
-      ON jobs.id = held.id AND jobs.attempt = held.attempt
-    WHERE jobs.state = 'running' AND jobs.worker_id = $3
-), unlocked AS MATERIALIZED (
-    SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id AND jobs.attempt = held.attempt
-    WHERE jobs.state = 'running' AND jobs.worker_id = $3
-    FOR UPDATE OF jobs SKIP LOCKED
-), renewed AS (
-    UPDATE jobs
-    SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
-    FROM unlocked
-    WHERE jobs.id = unlocked.id
-)
-SELECT id, attempt, cancel_requested FROM held
-"""
-
-
-# By the heartbeat process, when the worker ($1) is dead: all that it had claimed, also what it died
-# before it could tell. Rows that others hold are passed over.
-SURRENDER = """
-WITH held AS MATERIALIZED (
-    SELECT id FROM jobs
-    WHERE state = 'running' AND worker_id = $1 AND lease_expires_at > clock_timestamp()
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE jobs SET lease_expires_at = clock_timestamp() FROM held WHERE jobs.id = held.id
-"""
-
-
-async def renew(
-    connection: Connection,
-    held: Sequence[tuple[UUID, int]],
-    *,
-    worker_id: UUID,
-    lease_seconds: float,
-) -> list[Held]:
-    """Prolong the leases of exactly these (job id, attempt number) pairs, without waiting.
-
-    A pair that is missing from the answer is lost: the job has moved on without this worker. The
-    lease of a row that another writer holds at this moment stays as it is.
-    """
-    rows = await connection.fetch(
-        RENEW,
-        [job_id for job_id, _ in held],
-        [number for _, number in held],
-        worker_id,
-        lease_seconds,
-    )
-    return [Held(row["id"], row["attempt"], row["cancel_requested"]) for row in rows]

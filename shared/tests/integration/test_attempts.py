@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import ClaimedJob, Gone, Later, claim, renew
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later, claim
 from taskflow.jobs.backoff import LADDER_TOP_SECONDS
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import Recorded, Stale, finish
+from taskflow.jobs.leases import renew
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, cancelled, completed, released
 from taskflow.jobs.states import JobState
 from taskflow.sealing.ring import Part, Place, SealingKeyRing

@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import ClaimedJob, renew
+from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import cancel, retry
 from taskflow.jobs.finishing import Stale, finish
+from taskflow.jobs.leases import renew
 from taskflow.jobs.losses import LOSSES_SPARED
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.upkeep import (

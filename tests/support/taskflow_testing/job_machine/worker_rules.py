@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from uuid_utils.compat import uuid7
 
-from taskflow.jobs.attempts import SURRENDER, ClaimedJob, Gone, Later, claim, renew
+from taskflow.jobs.attempts import ClaimedJob, Gone, Later, claim
 from taskflow.jobs.finishing import Recorded, Stale, finish
+from taskflow.jobs.leases import SURRENDER, renew
 from taskflow.jobs.notes import save_checkpoint
 from taskflow.jobs.outcomes import (
     Attempt,
