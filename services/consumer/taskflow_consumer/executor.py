@@ -13,24 +13,13 @@ from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.finishing import Stale
 from taskflow.jobs.outcomes import Outcome
 from taskflow.sdk.registry import Registry
-from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer.isolation.contained_exits import contain_exits
-from taskflow_consumer.isolation.handler_call import HandlerCall
-from taskflow_consumer.isolation.processes import Processes
 from taskflow_consumer.isolation.services import LoopServices
-from taskflow_consumer.middleware.cancellation import Cancellation
-from taskflow_consumer.middleware.chain import fold
-from taskflow_consumer.middleware.large_results import LargeResults
-from taskflow_consumer.middleware.log_capture import log_capture
+from taskflow_consumer.middleware.chain import Step
 from taskflow_consumer.middleware.run import Run
-from taskflow_consumer.middleware.sealing import Sealing
-from taskflow_consumer.middleware.service_log import ServiceLog
 from taskflow_consumer.middleware.stop import Stop, StopReason
-from taskflow_consumer.middleware.timeout import Timeout
 from taskflow_consumer.ports import Artifacts, Checkpoints, Leases, LogShipper, Progress, Recorder
 
-HANG_AFTER_SECONDS = 10.0
-"""How long past its time-out a handler may block this process before that is taken for a hang."""
 PROGRESS_PATIENCE_SECONDS = 1.0
 """How long an outcome waits for the last word on a job's progress."""
 SUSPECTS_ISOLATED = 32
@@ -46,14 +35,14 @@ class Executor:
     recorded, so that neither this process nor PostgreSQL waits for the other. No more begin while
     twice as many as there are slots are in hand.
 
-    `stop_grace_seconds`: what a handler gets to clean up when it is told to stop.
-    `result_patience_seconds`: how long a large result waits for the object store. `started`: how
-    many attempts were begun so far; `refused`: of how many the outcome was refused as stale.
+    `run_handler` takes an attempt to its outcome. `started`: how many attempts were begun so far;
+    `refused`: of how many the outcome was refused as stale.
     """
 
     def __init__(
         self,
         registry: Registry,
+        run_handler: Step,
         *,
         recorder: Recorder,
         leases: Leases,
@@ -61,17 +50,13 @@ class Executor:
         artifacts: Artifacts,
         checkpoints: Checkpoints,
         progress: Progress,
-        ring: SealingKeyRing,
         log: FilteringBoundLogger,
         random: random.Random,
         concurrency: int,
-        result_inline_bytes: int,
-        result_max_bytes: int,
-        stop_grace_seconds: float = 3.0,
-        result_patience_seconds: float = 60.0,
     ) -> None:
         self.concurrency = concurrency
         self._registry = registry
+        self._run_handler = run_handler
         self._recorder = recorder
         self._leases = leases
         self._log_shipper = log_shipper
@@ -80,40 +65,18 @@ class Executor:
         self._progress = progress
         self._log = log
         self._random = random
-        self._processes = Processes(_isolated_modules(registry))
-        self._run_handler = fold(
-            [
-                ServiceLog(log),
-                Sealing(ring),
-                log_capture,
-                LargeResults(
-                    artifacts,
-                    ring,
-                    inline_bytes=result_inline_bytes,
-                    patience_seconds=result_patience_seconds,
-                ),
-                Timeout(leases, stop_grace_seconds + HANG_AFTER_SECONDS),
-                Cancellation(stop_grace_seconds),
-            ],
-            HandlerCall(registry, self._processes, result_max_bytes),
-        )
         self.started = 0
         self.refused = 0
         self._runs: dict[asyncio.Task[None], Run] = {}
-        self._slots_taken = 0
+        self._in_slots: set[Run] = set()
         self._on_freed: Callable[[], None] = lambda: None
         self._draining = False
         contain_exits()
 
-    async def warm_up(self) -> None:
-        """Prepare what makes the first isolated job quick, if there are such jobs."""
-        if _isolated_modules(self._registry):
-            await self._processes.warm_up()
-
     @property
     def free(self) -> int:
         """How many more jobs may be started."""
-        free_slots = self.concurrency - self._slots_taken
+        free_slots = self.concurrency - len(self._in_slots)
         return max(0, min(free_slots, 2 * self.concurrency - self.in_hand))
 
     @property
@@ -144,7 +107,7 @@ class Executor:
     def _start(self, job: ClaimedJob) -> None:
         self.started += 1
         run = self._new_run(job)
-        self._slots_taken += 1
+        self._in_slots.add(run)
         if self._draining:
             run.stop.order(StopReason.SHUTDOWN)
         # The one strong reference to the task: nothing but `drain` ever cancels it.
@@ -267,7 +230,7 @@ class Executor:
         """Whether a job is a suspect: a worker was lost under it, and no other shall be."""
         if not job.losses:
             return False
-        suspects = sum(run.is_suspect and run.has_slot for run in self._runs.values())
+        suspects = sum(run.is_suspect for run in self._in_slots)
         return suspects < SUSPECTS_ISOLATED and self._registry.can_isolate(job.type)
 
     def _unsettled(self) -> list[Run]:
@@ -284,14 +247,8 @@ class Executor:
         self._free_slot(self._runs.pop(task))
 
     def _free_slot(self, run: Run) -> None:
-        self._slots_taken -= run.has_slot
-        run.has_slot = False
+        self._in_slots.discard(run)
         self._on_freed()
-
-
-def _isolated_modules(registry: Registry) -> list[str]:
-    isolated = [job_type.name for job_type in registry if job_type.isolation == "process"]
-    return sorted({registry.module_of(name) for name in isolated})
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

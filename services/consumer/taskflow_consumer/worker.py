@@ -17,13 +17,15 @@ from taskflow.sealing.ring import SealingKeyRing
 from taskflow.settings import ConsumerSettings
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
+from taskflow_consumer.handler_chain import HandlerChain
 from taskflow_consumer.heartbeat import Heartbeat
 from taskflow_consumer.last_words import LastWords
 from taskflow_consumer.middleware.stop import StopReason
 from taskflow_consumer.notes import CheckpointWriter
 from taskflow_consumer.registration import Identity
 from taskflow_consumer.renewal import Renewal
-from taskflow_consumer.subscriber import Claimer, Subscriber
+from taskflow_consumer.subscriber import Subscriber
+from taskflow_consumer.taker import Claimer, Taker
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,7 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
         max_jobs=settings.max_jobs_per_process,
         max_memory_mib=settings.max_memory_mib,
     )
-    await executor.warm_up()
-    subscriber = Subscriber(
-        broker=consuming,
+    taker = Taker(
         publisher=publisher,
         relay=relay,
         database=database,
@@ -79,9 +79,9 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
             premises.ring.key_ids,
             settings.quota_running_jobs,
         ),
-        lanes=me.lanes,
         on_watermark=heartbeat.claimed,
     )
+    subscriber = Subscriber(broker=consuming, taker=taker, executor=executor, lanes=me.lanes)
     return Worker(subscriber, executor, renewal)
 
 
@@ -96,8 +96,21 @@ async def _build_executor(
     )
     # Laid down after the recorder: leases are kept until the last outcome is written.
     await stack.enter_async_context(resources.beating(heartbeat))
+    log = structlog.get_logger("taskflow_consumer.executor")
+    artifacts = ArtifactStore(object_store)
+    chain = HandlerChain(
+        premises.registry,
+        leases=heartbeat,
+        artifacts=artifacts,
+        ring=premises.ring,
+        log=log,
+        result_inline_bytes=settings.result_inline_bytes,
+        result_max_bytes=settings.result_max_bytes,
+    )
+    await chain.warm_up()
     return Executor(
         premises.registry,
+        chain.run,
         recorder=await stack.enter_async_context(
             resources.recorder(
                 database, relay, last_words, running_quota=settings.quota_running_jobs
@@ -105,14 +118,11 @@ async def _build_executor(
         ),
         leases=heartbeat,
         log_shipper=log_shipper,
-        artifacts=ArtifactStore(object_store),
+        artifacts=artifacts,
         progress=await stack.enter_async_context(resources.progress(database)),
         checkpoints=CheckpointWriter(database, premises.ring),
-        ring=premises.ring,
         concurrency=settings.concurrency,
-        result_inline_bytes=settings.result_inline_bytes,
-        result_max_bytes=settings.result_max_bytes,
-        log=structlog.get_logger("taskflow_consumer.executor"),
+        log=log,
         random=random.Random(),  # noqa: S311 - jitter, not a secret
     )
 

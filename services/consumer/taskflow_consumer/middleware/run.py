@@ -22,9 +22,8 @@ class Run:
     """An attempt that this process runs now.
 
     `is_isolated`: its handler runs in a process of its own, by its type or because an earlier
-    attempt has lost its worker. `has_slot`: it has no outcome yet, or its handler goes on.
-    `settled` is done when the outcome is recorded, or there is none to record; `lingering` is the
-    handler's task where it goes on all the same.
+    attempt has lost its worker. `settled` is done when the outcome is recorded, or there is none to
+    record; `lingering` is the handler's task where it goes on all the same.
     """
 
     job: ClaimedJob
@@ -35,7 +34,6 @@ class Run:
     random: random.Random
     is_isolated: bool
     settled: asyncio.Future[None]
-    has_slot: bool = True
     lingering: asyncio.Task[Outcome | None] | None = None
     started_at: float = field(default_factory=time.monotonic)
 

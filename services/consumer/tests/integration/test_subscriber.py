@@ -30,10 +30,12 @@ from taskflow.jobs.states import Priority
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer import resources
 from taskflow_consumer.executor import Executor
+from taskflow_consumer.handler_chain import HandlerChain
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.last_words import LastWords
 from taskflow_consumer.recorder import Recorder
-from taskflow_consumer.subscriber import Claimer, Subscriber
+from taskflow_consumer.subscriber import Subscriber
+from taskflow_consumer.taker import Claimer, Taker
 from taskflow_consumer.watchdog import MISSES_ALLOWED, Watchdog
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
@@ -164,32 +166,38 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
             )
             ours: Any = Ours()
             registry = house.registry()
+            chain = HandlerChain(
+                registry,
+                leases=ours,
+                artifacts=ours,
+                ring=SealingKeyRing({}),
+                log=structlog.get_logger(),
+                result_inline_bytes=1000,
+                result_max_bytes=1000,
+            )
             executor = Executor(
                 registry,
+                chain.run,
                 recorder=Recorder(database, relay),
                 leases=ours,
                 log_shipper=ours,
                 artifacts=ours,
                 checkpoints=ours,
                 progress=ours,
-                ring=SealingKeyRing({}),
                 log=structlog.get_logger(),
                 random=random.Random(1),
                 concurrency=concurrency,
-                result_inline_bytes=1000,
-                result_max_bytes=1000,
             )
             stack.push_async_callback(executor.drain, 0)
-            subscriber = Subscriber(
-                broker=consuming,
+            taker = Taker(
                 publisher=publisher,
                 relay=relay,
                 database=database,
                 executor=executor,
                 claimer=Claimer(uuid7(), registry.names, 15.0),
-                lanes=LANES,
                 on_watermark=house.note,
             )
+            subscriber = Subscriber(broker=consuming, taker=taker, executor=executor, lanes=LANES)
             subscriber.start()
             stack.push_async_callback(subscriber.stop)
             return house

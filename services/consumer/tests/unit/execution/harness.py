@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from taskflow.sdk.job_type import JobFunction, JobType
 from taskflow.sdk.registry import Registry
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_consumer.executor import Executor
+from taskflow_consumer.handler_chain import HandlerChain
 from taskflow_testing.waiting import eventually
 
 Body = Callable[[], Any]
@@ -187,6 +188,7 @@ class Harness:
         self.checkpoints = KeptCheckpoints()
         self.service_lines: list[Mapping[str, Any]] = []
         self.executors: list[Executor] = []
+        self.warm_up: Callable[[], Awaitable[None]]
 
     def executor(
         self,
@@ -201,17 +203,12 @@ class Harness:
             if isinstance(jobs, Registry)
             else Registry([job if isinstance(job, JobType) else job.job_type for job in jobs])
         )
-        executor = Executor(
+        log = structlog.wrap_logger(None, processors=[self._keep_line])
+        chain = HandlerChain(
             registry,
-            recorder=self.recorder,
             leases=self.leases,
-            log_shipper=self.logs,
             artifacts=self.artifacts,
-            checkpoints=self.checkpoints,
-            progress=self.progress,
-            log=structlog.wrap_logger(None, processors=[self._keep_line]),
-            random=random.Random(7),
-            concurrency=concurrency,
+            log=log,
             **{
                 "ring": SealingKeyRing({}),
                 "result_inline_bytes": 64 * 1024,
@@ -220,6 +217,20 @@ class Harness:
                 **settings,
             },
         )
+        executor = Executor(
+            registry,
+            chain.run,
+            recorder=self.recorder,
+            leases=self.leases,
+            log_shipper=self.logs,
+            artifacts=self.artifacts,
+            checkpoints=self.checkpoints,
+            progress=self.progress,
+            log=log,
+            random=random.Random(7),
+            concurrency=concurrency,
+        )
+        self.warm_up = chain.warm_up
         self.executors.append(executor)
         return executor
 
