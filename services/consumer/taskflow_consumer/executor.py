@@ -29,11 +29,11 @@ LEAVE_SECONDS = 1.0
 
 
 class Executor:
-    """Supervises the attempts of this process, at most `concurrency` at a time. Born in the loop.
+    """Supervises the attempts of this process. Born in the loop.
 
-    A slot is for a handler: when that is over the next one may have it while the outcome is being
-    recorded, so that neither this process nor PostgreSQL waits for the other. No more begin while
-    twice as many as there are slots are in hand.
+    At most `concurrency` handlers run at a time: when one is over the next may have its slot while
+    the outcome is being recorded, so that neither this process nor PostgreSQL waits for the other.
+    At most twice as many attempts are in hand.
 
     `run_handler` takes an attempt to its outcome. `started`: how many attempts were begun so far;
     `refused`: of how many the outcome was refused as stale.

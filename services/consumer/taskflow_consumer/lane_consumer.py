@@ -19,8 +19,8 @@ ANSWER_SECONDS = 1.0
 class LaneConsumer:
     """Consumes one lane on a channel of its own, as long as that channel lives.
 
-    The calls are aiormq's: they settle many messages with one frame. Deliveries come to `receive`
-    (`Broker.listen`), past aiormq.
+    The calls are aiormq's: they acknowledge many messages with one frame. Deliveries come to
+    `receive` (`Broker.listen`), past aiormq.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Consumes the lanes: pointers for slots that are free, the most urgent first.
 
-With no slot free for a second, or no answer to a claim, the pointers that nobody has asked for yet
-go back to the broker, where others can take them.
+With no slot free for a second, or with PostgreSQL away, the pointers that no claim has asked for go
+back to the broker, where others can take them.
 """
 
 import asyncio
@@ -155,14 +155,15 @@ class Subscriber:
                 await self._wait_for_slot()
                 # Before all that is looked at, so that what comes meanwhile ends the wait below.
                 self._news.clear()
-                await self._resume()
+                if not self._stopping.is_set():
+                    await self._resume()
                 if self._stopping.is_set():
                     return
                 batch = self._pick(picker)
                 if self._lost:
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
-                    await self._taker.take(batch, on_wait=self._hand_back_if_possible)
+                    await self._taker.take(batch, on_outage=self._hand_back_if_possible)
                 else:
                     await self._news.wait()
         finally:
@@ -187,8 +188,13 @@ class Subscriber:
             await self._slot_or_end()
 
     async def _hand_back(self) -> None:
-        for consumer in self._consumers:
-            await consumer.hand_back()
+        # All at once: a lane that doesn't answer takes a second, and is not to hold up the others.
+        handed = await asyncio.gather(
+            *(consumer.hand_back() for consumer in self._consumers), return_exceptions=True
+        )
+        for error in handed:
+            if error is not None:
+                raise error
 
     async def _slot_or_end(self) -> None:
         while not (self._executor.free or self._stopping.is_set()):

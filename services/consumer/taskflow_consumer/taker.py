@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+import asyncpg
 import structlog
 from aio_pika import Message
 from pamqp.common import FieldTable
@@ -34,6 +35,8 @@ MAX_BATCH = 100
 STAMP_ROUNDING = timedelta(milliseconds=1)
 """A stamp travels in whole milliseconds."""
 
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""PostgreSQL is there, and would have the claim once more."""
 _DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 log = structlog.get_logger(__name__)
 
@@ -82,11 +85,12 @@ class Taker:
         self._on_watermark = on_watermark
 
     async def take(
-        self, batch: Sequence[Picked], *, on_wait: Callable[[], Awaitable[None]]
+        self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
     ) -> None:
         """Claim, start, send on what came too early, acknowledge.
 
-        `on_wait` is awaited, and may raise nothing, each time that the claim got no answer.
+        `on_outage` is awaited, and may raise nothing, each time that PostgreSQL was not there for
+        the claim; it must be quick, for a claim whose answer was lost has leases that run.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`; what was claimed runs all the same.
@@ -96,7 +100,7 @@ class Taker:
             for consumer, deliveries in batch
             for item in await self._read(consumer, deliveries)
         ]
-        answer = await self._claim([item.pointer.job_id for item in taken], on_wait)
+        answer = await self._claim([item.pointer.job_id for item in taken], on_outage)
         claimed = [verdict for verdict in answer.verdicts if isinstance(verdict, ClaimedJob)]
         # Before anything else: their leases run, whatever becomes of the broker.
         self._executor.start(*claimed, *answer.instead)
@@ -124,7 +128,9 @@ class Taker:
         message = Message(delivery.body, headers=headers)
         await self._publisher.publish_dead(message, lane.key, reason)
 
-    async def _claim(self, job_ids: list[UUID], on_wait: Callable[[], Awaitable[None]]) -> Claimed:
+    async def _claim(
+        self, job_ids: list[UUID], on_outage: Callable[[], Awaitable[None]]
+    ) -> Claimed:
         """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
         unique = list(dict.fromkeys(job_ids))
         by = Claim(
@@ -146,7 +152,8 @@ class Taker:
             except _DATABASE_AWAY as error:
                 failures += 1
                 log.warning("claim_waits", failures=failures, error=str(error))
-                await on_wait()
+                if not isinstance(error, _CONFLICTS):
+                    await on_outage()
                 await asyncio.sleep(pause_seconds(failures))
             else:
                 log.debug("claimed", asked=len(unique), instead=len(claimed.instead))

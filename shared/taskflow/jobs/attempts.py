@@ -1,8 +1,7 @@
 """What workers write to begin: the claim (`leases` has what keeps it, `finishing` the end).
 
 Statements take many jobs at once and lock their rows in the order of their ids first, since
-unsorted batches deadlock with each other. Every write compares the attempt's number, the worker
-and the state, never the lease's time: a stale writer changes no row.
+unsorted batches deadlock with each other.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
-"""What a worker writes to keep what it has claimed, and to let go of it when it is dead.
+"""What a worker's heartbeat writes: it keeps the leases of what the worker holds while that lives.
 
-Exactly the attempts that it holds, whose worker and state are compared; never the lease's time.
+Leases are prolonged by the attempts that are held, never by the worker alone, and whatever their
+time; given up by the worker, when it is dead.
 """
 
 from collections.abc import Sequence

@@ -54,14 +54,14 @@ async def publish(broker: Broker, count: int) -> list[Pointer]:
     return pointers
 
 
-async def consume(consumer: LaneConsumer, count: int) -> list[Delivery]:
+async def consume(consumer: LaneConsumer, count: int, *, take: int | None = None) -> list[Delivery]:
     await consumer.resume()
 
     async def all_came() -> bool:
         return len(consumer) == count
 
     await eventually(all_came)
-    return consumer.take(count)
+    return consumer.take(count if take is None else take)
 
 
 async def is_ready_again(broker: Broker, count: int) -> None:
@@ -82,6 +82,18 @@ async def test_what_is_delivered_is_what_was_published(
     for was, became in zip(pointers, received, strict=True):
         assert became.pointer_at is not None
         assert abs((became.pointer_at - was.pointer_at).total_seconds()) <= 0.001
+
+
+async def test_what_is_with_a_claim_does_not_go_back_with_the_rest(
+    broker: Broker, consumer: LaneConsumer
+) -> None:
+    await publish(broker, 4)
+    _, claimed = await consume(consumer, 4, take=2)
+    await consumer.hand_back()
+    await is_ready_again(broker, 2)
+    await consumer.acknowledge_through(claimed)
+    await consumer.close()
+    await is_ready_again(broker, 2)
 
 
 async def test_what_arrives_when_nothing_is_wanted_any_more_goes_back(

@@ -23,6 +23,7 @@ from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
 from taskflow.db.roles import DatabaseRole
 from taskflow.jobs.attempts import ClaimedJob
+from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.pointers import Pointer
@@ -77,6 +78,8 @@ class House:
         self.seen: list[tuple[str, int]] = []
         self.gate = asyncio.Event()
         self.watermarks: dict[str, datetime] = {}
+        self.consuming: Broker
+        self.subscriber: Subscriber
 
     def note(self, lane_key: str, pointer_at: datetime) -> None:
         self.watermarks[lane_key] = max(pointer_at, self.watermarks.get(lane_key, pointer_at))
@@ -129,6 +132,16 @@ async def database(clean_database: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def far(clean_database: str) -> AsyncIterator[tuple[TcpProxy, Database]]:
+    """The same database by a way that can be cut; it is there until the last subscriber ends."""
+    async with (
+        TcpProxy(clean_database) as proxy,
+        database_at(proxy.url, timeout_seconds=1) as database,
+    ):
+        yield proxy, database
+
+
+@pytest.fixture
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(resources.broker(amqp_url, "test", LastWords()))
@@ -146,7 +159,10 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncIterator[Start]:
+async def start(
+    broker: Broker, database: Database, far: tuple[TcpProxy, Database], amqp_url: str
+) -> AsyncIterator[Start]:
+    del far  # A subscriber ends with its last claim, which may go that way.
     async with AsyncExitStack() as stack:
 
         async def start_consumer(
@@ -157,7 +173,7 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
             database: Database = database,
         ) -> House:
             house = House()
-            consuming = await stack.enter_async_context(
+            consuming = house.consuming = await stack.enter_async_context(
                 resources.broker(url, "consume", LastWords())
             )
             publisher = Publisher(publishing, timeout_seconds=5)
@@ -197,7 +213,9 @@ async def start(broker: Broker, database: Database, amqp_url: str) -> AsyncItera
                 claimer=Claimer(uuid7(), registry.names, 15.0),
                 on_watermark=house.note,
             )
-            subscriber = Subscriber(broker=consuming, taker=taker, executor=executor, lanes=LANES)
+            subscriber = house.subscriber = Subscriber(
+                broker=consuming, taker=taker, executor=executor, lanes=LANES
+            )
             subscriber.start()
             stack.push_async_callback(subscriber.stop)
             return house
@@ -294,31 +312,82 @@ async def test_pointers_without_a_slot_are_left_to_others(
 
 
 async def test_who_is_cut_off_from_the_database_leaves_to_others_what_it_has_not_asked_for(
-    jobs: Jobs, post: Post, start: Start, clean_database: str
+    jobs: Jobs, post: Post, start: Start, far: tuple[TcpProxy, Database]
 ) -> None:
-    async with (
-        TcpProxy(clean_database) as proxy,
-        database_at(proxy.url, timeout_seconds=1) as far,
-    ):
-        cut_off = await start(concurrency=2, database=far)
-        busy = [await post(f"busy{n}", type="held") for n in range(2)]
-        for job_id in busy:
-            await reach(jobs, job_id, "running")
-        waiting = [await post(f"waiting{n}") for n in range(6)]
-        proxy.freeze()
-        cut_off.gate.set()
+    way, database = far
+    cut_off = await start(concurrency=2, database=database)
+    busy = [await post(f"busy{n}", type="held") for n in range(2)]
+    for job_id in busy:
+        await reach(jobs, job_id, "running")
+    waiting = [await post(f"waiting{n}") for n in range(6)]
+    way.freeze()
+    cut_off.gate.set()
 
-        await start(concurrency=2)
+    await start(concurrency=2)
 
-        async def four_are_done() -> bool:
-            return [await jobs.state(job_id) for job_id in waiting].count("completed") == 4
+    async def four_are_done() -> bool:
+        return [await jobs.state(job_id) for job_id in waiting].count("completed") == 4
 
-        try:
-            await eventually(four_are_done)
-        finally:
-            proxy.thaw()
-            for job_id in (*busy, *waiting):
-                await reach(jobs, job_id, "completed")
+    try:
+        await eventually(four_are_done)
+    finally:
+        way.thaw()
+    for job_id in (*busy, *waiting):
+        await reach(jobs, job_id, "completed")
+
+
+async def test_a_claims_answer_that_is_lost_along_with_the_broker_is_asked_for_again(
+    jobs: Jobs, post: Post, start: Start, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TcpProxy(amqp_url) as proxy:
+        house = await start(url=proxy.url)
+
+        async def lose_the_first(*args: Any, again: bool, **kwargs: Any) -> Claimed:
+            claimed = await claim_fairly(*args, again=again, **kwargs)
+            if not again:
+                proxy.cut()
+                await eventually(broker_is_gone)
+                raise asyncpg.ConnectionDoesNotExistError("the answer was lost")
+            return claimed
+
+        async def broker_is_gone() -> bool:
+            return not house.consuming.connected
+
+        monkeypatch.setattr("taskflow_consumer.taker.claim_fairly", lose_the_first)
+        job_id = await post("once")
+        await reach(jobs, job_id, "completed")
+        assert house.seen == [("once", 1)]
+
+
+async def test_who_stops_while_it_asks_for_more_claims_nothing_of_it(
+    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await start(concurrency=1)
+    await reach(jobs, await post("busy", type="held"), "running")
+    waiting = await post("waiting")
+    resume, stops = LaneConsumer.resume, []
+
+    async def resume_and_stop(consumer: LaneConsumer) -> None:
+        await resume(consumer)
+        if consumer.lane != LANES[1]:
+            return
+
+        async def has_it() -> bool:
+            return len(consumer) == 1
+
+        await eventually(has_it)
+        stops.append(asyncio.create_task(house.subscriber.stop()))
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(LaneConsumer, "resume", resume_and_stop)
+    house.gate.set()
+
+    async def it_stops() -> bool:
+        return bool(stops)
+
+    await eventually(it_stops)
+    await stops[0]
+    assert await jobs.state(waiting) == "queued"
 
 
 async def test_a_failure_comes_back_over_the_ladder(jobs: Jobs, post: Post, start: Start) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,7 +188,7 @@ class Harness:
         self.checkpoints = KeptCheckpoints()
         self.service_lines: list[Mapping[str, Any]] = []
         self.executors: list[Executor] = []
-        self.warm_up: Callable[[], Awaitable[None]]
+        self.chains: list[HandlerChain] = []
 
     def executor(
         self,
@@ -230,7 +230,7 @@ class Harness:
             random=random.Random(7),
             concurrency=concurrency,
         )
-        self.warm_up = chain.warm_up
+        self.chains.append(chain)
         self.executors.append(executor)
         return executor
 

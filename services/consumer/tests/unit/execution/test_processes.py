@@ -194,7 +194,7 @@ async def test_a_time_out_kills_the_child_and_its_children(
     harness: Harness, isolated_jobs: Registry, hold_the_gil: bool
 ) -> None:
     executor = harness.executor(isolated_jobs)
-    await harness.warm_up()
+    await harness.chains[-1].warm_up()
     payload = {"seconds": 300, "hold_the_gil": hold_the_gil}
     job = harness.claim("isolated.sleep", payload, timeout_seconds=3)
     started = time.monotonic()
@@ -308,7 +308,7 @@ async def test_after_the_death_of_the_fork_server_the_next_job_gets_a_new_one(
     harness: Harness, isolated_jobs: Registry
 ) -> None:
     executor = harness.executor(isolated_jobs)
-    await harness.warm_up()
+    await harness.chains[-1].warm_up()
     os.kill(_fork_server_pid(), signal.SIGKILL)
     outcome = await harness.run(executor, harness.claim("isolated.sum", {"numbers": [2]}))
     assert outcome.kind is OutcomeKind.COMPLETED
