@@ -29,6 +29,7 @@ DATABASE_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 _BACK_SECONDS = 60.0
 _SUPERVISOR_SECONDS = 1.0
 _FILL_SECONDS = 0.5
+_SWITCH_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
 
@@ -79,13 +80,15 @@ async def fill_database_disk(stage: Stage, seconds: float, *, ends_wal: bool) ->
     is played here, starts it again and again.
     """
     disk = stage.cluster.folder / DATABASE_DISK
+    # Begun before the disk is full: a session may need room to begin.
+    session = await stage.cluster.connect() if ends_wal else None
     with stage.cluster.postgres.being_away():
-        async with _supervised(stage.cluster.postgres):
+        async with _supervised(stage.cluster.postgres), _ended(session):
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 await asyncio.to_thread(small_disk.fill, disk)
-                if ends_wal:
-                    await _end_wal_segment(stage)
+                if session is not None:
+                    await _end_wal_segment(session)
                 await asyncio.sleep(_FILL_SECONDS)
             room_at = time.monotonic()
             small_disk.make_room(disk)
@@ -196,14 +199,22 @@ async def _supervised(server: Server) -> AsyncIterator[None]:
             await supervising
 
 
-async def _end_wal_segment(stage: Stage) -> None:
-    """Have PostgreSQL begin a new file of its write-ahead log, for which there is no room."""
+@contextlib.asynccontextmanager
+async def _ended(session: asyncpg.Connection | None) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        if session is not None:
+            session.terminate()
+
+
+async def _end_wal_segment(session: asyncpg.Connection) -> None:
+    """Have PostgreSQL begin a new file of its write-ahead log, for which there is no room.
+
+    It has some in stock, and panics when they are used up: then it is away, and the session ended.
+    """
     with contextlib.suppress(*DATABASE_AWAY):
-        connection = await stage.cluster.connect()
-        try:
-            await connection.execute("SELECT pg_switch_wal()")
-        finally:
-            connection.terminate()
+        await session.execute("SELECT pg_switch_wal()", timeout=_SWITCH_SECONDS)
 
 
 async def _wait_answering(stage: Stage) -> None:

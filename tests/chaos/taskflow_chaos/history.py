@@ -20,6 +20,9 @@ LEFT JOIN job_attempts following
 WHERE lost.outcome = 'lost'
 """
 
+NOTICE_SECONDS = 2.0
+"""How late the suite may see an end, busy as the machine is when all that waited runs at once."""
+
 
 @dataclass(frozen=True)
 class Orphan:
@@ -71,8 +74,17 @@ async def taken_from_living(
     return [
         (row["job_id"], row["number"])
         for row in rows
-        if row["pid"] not in died or row["finished_at"].timestamp() < died[row["pid"]]
+        if lived_on(row["finished_at"].timestamp(), died.get(row["pid"]))
     ]
+
+
+def lived_on(called_lost: float, died: float | None) -> bool:
+    """Whether a worker lived when an attempt of its was called lost; `died`: when it was seen dead.
+
+    Its sibling sees its end at once, the suite a moment later, and then the sibling has already
+    given the jobs away.
+    """
+    return died is None or called_lost < died - NOTICE_SECONDS
 
 
 _RECORDED = """
