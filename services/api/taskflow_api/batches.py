@@ -17,7 +17,7 @@ from taskflow.errors import (
 )
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.schemas import JobRequest
-from taskflow.jobs.submission import Answer
+from taskflow.jobs.submission_answers import Answer
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_api.batch_schemas import MAX_JOBS, BatchEnvelope
 from taskflow_api.intake import PATH, REFUSALS, Defaults, admit, new_job

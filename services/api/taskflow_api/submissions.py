@@ -13,10 +13,12 @@ from taskflow.db.pool import Connection, IntakeDatabase, TenantDatabase
 from taskflow.errors import IdempotencyKeyReused, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.joint_submission import have_anothers, submit_together
 from taskflow.jobs.lanes import Lane
+from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.quotas import DefaultQuotas
-from taskflow.jobs.submission import Answer, find_answer, find_answers, submit, submit_alone
+from taskflow.jobs.submission import submit
+from taskflow.jobs.submission_answers import Answer, find_answer, find_answers
 from taskflow.relay import Dispatch, Relay
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.persistence import SERVICE, Connect, persist

@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from taskflow.db.roles import DatabaseRole, RoleRefused, connect_as
-from taskflow.db.tenants import Session, TenantConnection, begin_for, begin_for_batch
+from taskflow.db.tenants import IntakeConnection, Session, TenantConnection, begin_for
 from taskflow.errors import ServiceUnavailable
 from taskflow.tls import certificate_problem
 
@@ -133,14 +133,14 @@ class IntakeDatabase:
         self._database = database
 
     @asynccontextmanager
-    async def connection(self, tenants: Collection[UUID]) -> AsyncIterator[TenantConnection]:
+    async def connection(self, tenants: Collection[UUID]) -> AsyncIterator[IntakeConnection]:
         """One connection that inserts and finds what belongs to these tenants alone.
 
         Raises:
             ServiceUnavailable: as `Database.connection`.
         """
         async with self._database.connection() as connection:
-            yield TenantConnection(connection, begin_for_batch(tenants))
+            yield IntakeConnection(connection, tenants)
 
 
 def _is_being_cancelled() -> bool:

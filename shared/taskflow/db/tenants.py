@@ -48,6 +48,17 @@ def begin_for_batch(tenants: Collection[UUID]) -> LiteralString:
     return f"BEGIN; SET LOCAL taskflow.tenants = '{{{names}}}'"
 
 
+def named_by(tenants: LiteralString) -> LiteralString:
+    """SQL by which a statement of role INTAKE names its tenants itself, for as long as it lasts.
+
+    `tenants` is SQL for a uuid[], or for NULL: then it names nobody. Policies read the names when
+    they are first asked. So whatever the statement reads or writes of tenants has to come of the
+    row that this is in, for before it nothing is there.
+    """
+    naming = f"set_config('taskflow.tenants', ({tenants})::text, true)"
+    return f"CASE WHEN {tenants} IS NULL THEN '' ELSE {naming} END"
+
+
 def _uuid_text(tenant_id: UUID) -> LiteralString:
     if not isinstance(tenant_id, UUID):
         raise TypeError(f"a tenant is named by a UUID, not by {tenant_id!r}")
@@ -61,7 +72,7 @@ class TenantConnection:
     """
 
     def __init__(self, connection: Session, begin: LiteralString) -> None:
-        """`begin`: of `begin_for` or `begin_for_batch`."""
+        """`begin`: of `begin_for`."""
         self._connection = connection
         self._begin = begin
         self._in_transaction = False
@@ -106,6 +117,22 @@ class TenantConnection:
         else:
             async with _transaction(self._connection, self._begin):
                 yield
+
+
+class IntakeConnection(TenantConnection):
+    """In the name of several tenants (role INTAKE), for a batch of submissions."""
+
+    def __init__(self, connection: Session, tenants: Collection[UUID]) -> None:
+        """The names are those of `tenants`."""
+        super().__init__(connection, begin_for_batch(tenants))
+        self._tenants = list(tenants)
+
+    async def fetch_naming(self, query: LiteralString, *values: Any) -> list[Any]:
+        """As `fetch`, in one round trip for three: `query` names the tenants itself (`named_by`).
+
+        They are its last parameter.
+        """
+        return await self._connection.fetch(query, *values, self._tenants)
 
 
 @asynccontextmanager

@@ -10,7 +10,8 @@ from taskflow.errors import InvalidContent, NotAllAccepted, TaskFlowError
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.room import NO_QUOTAS, rooms_in_turn
-from taskflow.jobs.submission import KEY_LIFETIME, Writing, find_answers, quota_refusals
+from taskflow.jobs.submission import Writing, quota_refusals
+from taskflow.jobs.submission_answers import KEY_LIFETIME, find_answers
 
 _HAVE_ANOTHERS = f"""
 SELECT EXISTS (

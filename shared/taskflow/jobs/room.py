@@ -90,6 +90,7 @@ def far_tenants(
 
     `asked` has `tenant_id`, `jobs` and `kept_bytes`; the others are SQL for the default quotas.
     Nor is it far to go if the count is in too many rows: whose turn it is folds them.
+    Each table is looked at for a row of `asked`, and not before there is one.
     """
 
     def is_far(
@@ -102,8 +103,13 @@ def far_tenants(
     kept_default = f"CASE WHEN tenants.is_registered THEN {registered_kept} ELSE {kept} END"
     return f"""
     SELECT asked.tenant_id FROM {asked} AS asked
-    LEFT JOIN tenant_quotas AS own ON own.tenant_id = asked.tenant_id
-    LEFT JOIN tenants ON tenants.id = asked.tenant_id
+    LEFT JOIN LATERAL (
+        SELECT is_registered FROM tenants WHERE id = asked.tenant_id LIMIT 1
+    ) AS tenants ON true
+    LEFT JOIN LATERAL (
+        SELECT waiting_jobs, kept_bytes FROM tenant_quotas
+        WHERE tenant_id = asked.tenant_id LIMIT 1
+    ) AS own ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS rows, {SUMS} FROM tenant_usage AS used
         WHERE used.tenant_id = asked.tenant_id

@@ -9,7 +9,7 @@ what finds no room is looked for among what was accepted before, so that no repl
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,23 +17,14 @@ import asyncpg
 from pydantic_core import to_json
 
 from taskflow.db.pool import Connection
-from taskflow.errors import (
-    IdempotencyKeyReused,
-    InvalidContent,
-    ParentNotFound,
-    TaskFlowError,
-)
-from taskflow.jobs.guards import state_list
-from taskflow.jobs.new_job import FilledIn, NewJob, Submission, SubmissionKind
+from taskflow.db.tenants import IntakeConnection, named_by
+from taskflow.errors import InvalidContent
+from taskflow.jobs.new_job import NewJob
 from taskflow.jobs.quotas import DefaultQuotas, attributes_size, judge, payload_size
 from taskflow.jobs.room import NO_QUOTAS, Room, far_tenants, rooms_in_turn
-from taskflow.jobs.states import LIVE, TERMINAL, JobEvent, JobState, targets
+from taskflow.jobs.states import JobEvent, targets
+from taskflow.jobs.submission_answers import KEY_LIFETIME, Answer, accepted, find_answers
 from taskflow.jobs.usage import KEPT_OF_NEW_JOB, count_changes
-
-KEY_LIFETIME = "interval '24 hours'"
-
-
-Answer = Submission | TaskFlowError
 
 _INPUT_COLUMNS = """
     id uuid, tenant_id uuid, type text, queue text, priority job_priority, payload jsonb,
@@ -48,12 +39,17 @@ _FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kep
 
 _COUNT = count_changes("accepted", targets=targets(JobEvent.SUBMIT), kept_bytes=KEPT_OF_NEW_JOB)
 
+# Everything below comes of the row in which the tenants are named.
 _SUBMIT = f"""
-WITH input AS (
-    SELECT *,
+WITH named AS MATERIALIZED (
+    SELECT {named_by("$7::uuid[]")} AS tenants
+), input AS MATERIALIZED (
+    SELECT input.*,
            coalesce(run_at, now() + make_interval(secs => delay_seconds), now()) AS due_at,
            coalesce(expires_at, now() + make_interval(secs => ttl_seconds)) AS ends_at
-    FROM json_to_recordset($1::json) AS input ({_INPUT_COLUMNS})
+    FROM named CROSS JOIN LATERAL
+         json_to_recordset(CASE WHEN named.tenants IS NOT NULL THEN $1::json END)
+         AS input ({_INPUT_COLUMNS})
 ), placed AS (
     SELECT *, CASE WHEN blocked THEN 'blocked'
                    WHEN due_at > now() THEN 'scheduled'
@@ -94,33 +90,6 @@ WITH input AS (
 ), usage AS ({_COUNT}
 )
 SELECT * FROM accepted
-"""
-
-# A job of our own may have been run since its commit, whose answer was lost; the answer is still
-# that to a submission, in the state of then. The limits keep the joins apart, so that each row is
-# looked for by its key: joined by hash, a batch would read all that its tenant ever had.
-_FIND = f"""
-SELECT input.id AS own_id, own.id, submitted.target AS state, own.created_at, own.run_at,
-       own.expires_at, nullif(own.pointer_at, 'infinity') AS pointer_at,
-       known.job_id AS key_job_id, known.fingerprint,
-       known.state AS key_state, known.deduplicated, known.created_at AS key_created_at,
-       first.queue, first.max_attempts, first.timeout_seconds
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS input (id, tenant_id, path, key)
-LEFT JOIN LATERAL (
-    SELECT fingerprint, job_id, state, deduplicated, created_at FROM idempotency_keys
-    WHERE tenant_id = input.tenant_id AND path = input.path AND key = input.key
-      AND created_at >= now() - {KEY_LIFETIME}
-    LIMIT 1
-) AS known ON true
-LEFT JOIN LATERAL (
-    SELECT id, created_at, run_at, expires_at, pointer_at FROM jobs WHERE id = input.id LIMIT 1
-) AS own ON true
-LEFT JOIN LATERAL (
-    SELECT target FROM job_events WHERE job_id = own.id AND event = 'submit' LIMIT 1
-) AS submitted ON true
-LEFT JOIN LATERAL (
-    SELECT queue, max_attempts, timeout_seconds FROM jobs WHERE id = known.job_id LIMIT 1
-) AS first ON true
 """
 
 
@@ -189,14 +158,13 @@ class Writing:
                 return await self._write_in_turn(batch)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             if len(batch) == 1:
-                return {batch[0].id: _refused(error)}
+                return {batch[0].id: refused_by_postgres(error)}
             middle = len(batch) // 2
             return await self.insert(batch[:middle]) | await self.insert(batch[middle:])
 
     async def write(self, batch: Sequence[NewJob], *, blocked: bool = False) -> dict[UUID, Answer]:
         """The hot statement; it leaves out tenants that are near a quota unless it is our turn."""
-        rows = await self.connection.fetch(
-            _SUBMIT,
+        values = (
             _as_json(batch, blocked=blocked),
             self.with_pointers,
             self.in_turn,
@@ -204,7 +172,11 @@ class Writing:
             self.quotas.kept_bytes,
             self.quotas.registered_kept_bytes,
         )
-        return {row["id"]: _accepted(row) for row in rows}
+        if isinstance(self.connection, IntakeConnection):
+            rows = await self.connection.fetch_naming(_SUBMIT, *values)
+        else:
+            rows = await self.connection.fetch(_SUBMIT, *values, None)
+        return {row["id"]: accepted(row) for row in rows}
 
     async def _write_in_turn(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
         tenants = {job.tenant_id for job in batch}
@@ -231,191 +203,9 @@ def quota_refusals(batch: Sequence[NewJob], rooms: Mapping[UUID, Room]) -> dict[
     return refused
 
 
-async def find_answer(connection: Connection, job: NewJob) -> Answer | None:
-    """What a job's idempotency key has been answered with, or None; nothing is written.
-
-    A request that would be refused by now, for its times or its type's new schema, is still the
-    one that was accepted then.
-    """
-    return (await find_answers(connection, [job])).get(job.id)
-
-
-async def find_answers(connection: Connection, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
-    """As `find_answer`, for each of these jobs, by its id, that has one; at one look."""
-    if not jobs:
-        return {}
-    rows = await connection.fetch(
-        _FIND,
-        [job.id for job in jobs],
-        [job.tenant_id for job in jobs],
-        [job.idempotency and job.idempotency.path for job in jobs],
-        [job.idempotency and job.idempotency.key for job in jobs],
-    )
-    by_id = {row["own_id"]: row for row in rows}
-    found = ((job.id, _answer_from_key(job, by_id[job.id])) for job in jobs)
-    return {job_id: answer for job_id, answer in found if answer is not None}
-
-
-def _answer_from_key(job: NewJob, row: Any) -> Answer | None:
-    if row["id"] is not None:
-        return _accepted(row)
-    if row["key_job_id"] is None or job.idempotency is None:
-        return None
-    if row["fingerprint"] not in (job.idempotency.fingerprint, *job.idempotency.also):
-        return IdempotencyKeyReused(
-            f"The Idempotency-Key {job.idempotency.key!r} was used for another request body."
-        )
-    kind = SubmissionKind.REPLAYED_DEDUPLICATED if row["deduplicated"] else SubmissionKind.REPLAYED
-    filled_in = None
-    if row["queue"] is not None:
-        filled_in = FilledIn(row["queue"], row["max_attempts"], row["timeout_seconds"])
-    return Submission(
-        kind,
-        row["key_job_id"],
-        JobState(row["key_state"]),
-        row["key_created_at"],
-        filled_in=filled_in,
-    )
-
-
-def _accepted(row: Any) -> Submission:
-    return Submission(
-        SubmissionKind.ACCEPTED,
-        row["id"],
-        JobState(row["state"]),
-        row["created_at"],
-        run_at=row["run_at"],
-        expires_at=row["expires_at"],
-        pointer_at=row["pointer_at"],
-    )
-
-
-def _refused(error: asyncpg.PostgresError) -> InvalidContent:
+def refused_by_postgres(error: asyncpg.PostgresError) -> InvalidContent:
+    """The answer to a job whose row PostgreSQL doesn't take."""
     return InvalidContent("PostgreSQL can't store this job.", [("", str(error))])
-
-
-_LIVE_TWIN = f"""
-SELECT id, state, created_at, run_at, expires_at, NULL AS pointer_at FROM jobs
-WHERE tenant_id = $1 AND unique_key = $2 AND state IN {state_list(LIVE)}
-"""
-
-# The parents' rows stay locked until the child is committed, so none of them ends unseen.
-_LOCK_PARENTS = """
-SELECT id, state FROM jobs WHERE tenant_id = $1 AND id = ANY($2::uuid[]) ORDER BY id FOR UPDATE
-"""
-
-_REMEMBER_TWIN = f"""
-INSERT INTO idempotency_keys AS known
-    (tenant_id, path, key, fingerprint, job_id, state, deduplicated)
-VALUES ($1, $2, $3, $4, $5, $6, true)
-ON CONFLICT (tenant_id, path, key) DO UPDATE
-SET fingerprint = excluded.fingerprint, job_id = excluded.job_id, state = excluded.state,
-    deduplicated = true, created_at = excluded.created_at
-WHERE known.created_at < now() - {KEY_LIFETIME}
-RETURNING job_id
-"""
-
-
-class _TurnNeeded(TaskFlowError):
-    """The tenant is near a quota; what the transaction has written is to be undone."""
-
-
-async def submit_alone(
-    connection: Connection, job: NewJob, *, with_pointers: bool, quotas: DefaultQuotas = NO_QUOTAS
-) -> Answer:
-    """Insert a job that has a `unique_key` or waits for others, in a transaction of its own.
-
-    Raises:
-        Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
-    """
-    writing = Writing(connection, with_pointers, quotas, in_turn=False)
-    # A twin that ends between the conflict and the look at it leaves nothing to return: again.
-    while True:
-        try:
-            async with connection.transaction():
-                return await _submit_alone(writing, job)
-        except _TurnNeeded:
-            writing = replace(writing, in_turn=True)
-        except asyncpg.UniqueViolationError:
-            async with connection.transaction():
-                twin = await _answer_with_twin(connection, job)
-            if twin is not None:
-                return twin
-        except asyncpg.DataError as error:
-            return _refused(error)
-
-
-async def _submit_alone(writing: Writing, job: NewJob) -> Answer:
-    connection = writing.connection
-    rooms: dict[UUID, Room] = {}
-    if writing.in_turn:
-        rooms = await rooms_in_turn(connection, [job.tenant_id], writing.quotas)
-    known = (await find_answers(connection, [job])).get(job.id)
-    if known is not None:
-        return known
-    twin = await _answer_with_twin(connection, job)
-    if twin is not None:
-        return twin
-    if refused := quota_refusals([job], rooms):
-        return refused[job.id]
-    blocked = False
-    if job.depends_on:
-        rows = await connection.fetch(_LOCK_PARENTS, job.tenant_id, sorted(set(job.depends_on)))
-        states = {row["id"]: JobState(row["state"]) for row in rows}
-        refusal = _parent_refusal(job, states)
-        if refusal is not None:
-            return refusal
-        blocked = any(state is not JobState.COMPLETED for state in states.values())
-        await connection.execute(
-            "UPDATE jobs SET has_dependents = true WHERE id = ANY($1::uuid[])"
-            " AND NOT has_dependents",
-            list(states),
-        )
-    answers = await writing.write([job], blocked=blocked)
-    # Else another request with this key has committed since the first look.
-    answers = answers or await find_answers(connection, [job])
-    if not answers:
-        raise _TurnNeeded
-    return answers[job.id]
-
-
-def _parent_refusal(job: NewJob, states: dict[UUID, JobState]) -> InvalidContent | None:
-    missing = [(i, parent) for i, parent in enumerate(job.depends_on) if parent not in states]
-    if missing:
-        return ParentNotFound(missing)
-    bad = TERMINAL - {JobState.COMPLETED}
-    problems = [
-        (f"/depends_on/{i}", f"The job {parent} has {states[parent]} already.")
-        for i, parent in enumerate(job.depends_on)
-        if states[parent] in bad
-    ]
-    if problems:
-        return InvalidContent("depends_on names jobs that will not complete.", problems)
-    return None
-
-
-async def _answer_with_twin(connection: Connection, job: NewJob) -> Answer | None:
-    if job.unique_key is None:
-        return None
-    twin = await connection.fetchrow(_LIVE_TWIN, job.tenant_id, job.unique_key)
-    if twin is None:
-        return None
-    if job.idempotency is not None:
-        remembered = await connection.fetchval(
-            _REMEMBER_TWIN,
-            job.tenant_id,
-            job.idempotency.path,
-            job.idempotency.key,
-            job.idempotency.fingerprint,
-            twin["id"],
-            twin["state"],
-        )
-        known = None if remembered else await find_answer(connection, job)
-        if known is not None:
-            # The twin came from this very key, since the look that didn't find it yet.
-            return known
-    state = JobState(twin["state"])
-    return Submission(SubmissionKind.DEDUPLICATED, twin["id"], state, twin["created_at"])
 
 
 def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:

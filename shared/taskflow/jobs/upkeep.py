@@ -18,7 +18,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.losses import LOSSES_SPARED, count_losses
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, Priority, sources, targets
-from taskflow.jobs.submission import KEY_LIFETIME
+from taskflow.jobs.submission_answers import KEY_LIFETIME
 from taskflow.jobs.usage import count_changes
 
 LOST_AGAIN_DELAY_SECONDS = 2

@@ -15,13 +15,15 @@ from taskflow.doctor import invariants
 from taskflow.errors import QuotaExceeded
 from taskflow.jobs import commands, patching
 from taskflow.jobs.finishing import finish
+from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.quotas import JOB_BYTES, NEAR_JOBS, DefaultQuotas, Usage
 from taskflow.jobs.room import FOLD_AT
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import Priority
-from taskflow.jobs.submission import Answer, submit, submit_alone
+from taskflow.jobs.submission import submit
+from taskflow.jobs.submission_answers import Answer
 from taskflow.jobs.usage import fold, mend, read_usage
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.clients import open_pool

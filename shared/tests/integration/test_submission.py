@@ -10,10 +10,11 @@ from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import finish
+from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.states import JobState
-from taskflow.jobs.submission import submit, submit_alone
+from taskflow.jobs.submission import submit
 from taskflow_testing.jobs import TENANT, Connect, Jobs, idempotency, new_job
 
 

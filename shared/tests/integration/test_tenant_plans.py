@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from taskflow.db.models import jobs
 from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for, begin_for_batch
-from taskflow.jobs import commands, dependents, submission
+from taskflow.jobs import commands, dependents, lone_submission, submission, submission_answers
 from taskflow.jobs.queries import JobFilter
 from taskflow.jobs.states import JobState
 
@@ -93,7 +93,7 @@ async def test_a_page_is_read_in_order(
 
 
 async def test_twins_and_children_are_found_by_an_index(tenant: asyncpg.Connection) -> None:
-    new, again = submission._LIVE_TWIN, commands._LIVE_TWIN
+    new, again = lone_submission._LIVE_TWIN, commands._LIVE_TWIN
     children = dependents._LOCK_CHILDREN
     some_job = await tenant.fetchval("SELECT id FROM jobs LIMIT 1")
     assert "uq_jobs_unique_key" in await plan(tenant, new, DEFAULT_TENANT_ID, "key300")
@@ -122,7 +122,7 @@ async def test_a_batch_of_replays_has_the_plan_that_it_would_have_without_a_poli
     keys = [str(row["id"]) for row in await intake.fetch("SELECT id FROM jobs LIMIT 200")]
     batch = keys, [DEFAULT_TENANT_ID] * len(keys), ["/"] * len(keys), keys
     found, wanted = [
-        re.findall(r"(\w+ Scan.*? on \w+)", await plan(session, submission._FIND, *batch))
+        re.findall(r"(\w+ Scan.*? on \w+)", await plan(session, submission_answers._FIND, *batch))
         for session in (intake, connection)
     ]
     assert found == wanted
@@ -139,8 +139,34 @@ async def test_a_batch_of_keys_is_looked_for_key_by_key(
     await session.execute(begin_for(DEFAULT_TENANT_ID))
     ids = [str(uuid4()) for _ in range(1_000)]
     batch = ids, [DEFAULT_TENANT_ID] * len(ids), ["/"] * len(ids), ids
-    found = await plan(session, submission._FIND, *batch)
+    found = await plan(session, submission_answers._FIND, *batch)
     await session.close()
     assert "Hash" not in found
     assert "Seq Scan" not in found
     assert found.count("Index Cond: (id =") == 2
+
+
+_MANY_TENANTS = """
+WITH many AS (
+    INSERT INTO tenants (id, name) SELECT gen_random_uuid(), 'tenant ' || i
+    FROM generate_series(1, 2000) AS i RETURNING id
+), quotas AS (
+    INSERT INTO tenant_quotas (tenant_id, waiting_jobs) SELECT id, 1 FROM many
+)
+INSERT INTO tenant_usage (tenant_id, waiting_jobs) SELECT id, 1 FROM many
+"""
+
+
+async def test_nothing_of_tenants_is_read_before_a_batch_has_named_them(
+    connection: asyncpg.Connection, intake: asyncpg.Connection
+) -> None:
+    """A join by hash may read a table first, whose policy would then see no names: no quotas."""
+    await connection.execute(_MANY_TENANTS)
+    await connection.execute("ANALYZE tenants, tenant_quotas, tenant_usage")
+    values = "[]", True, False, 0, 0, 0, [DEFAULT_TENANT_ID]
+    shown = await plan(intake, submission._SUBMIT, *values)
+    _, _, rest = shown.partition("CTE admitted")
+    far, _, _ = rest.partition("CTE keys")
+    tables = re.findall(r"Scan.*? on (tenant\w+)", far)
+    assert set(tables) == {"tenants", "tenant_quotas", "tenant_usage"}
+    assert set(re.findall(r"-> +(Nested Loop|Hash|Merge)\b", far)) == {"Nested Loop"}, shown

@@ -8,9 +8,11 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from taskflow.jobs.attempts import ClaimedJob, Verdict, claim
+from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.states import Priority
-from taskflow.jobs.submission import Answer, submit, submit_alone
+from taskflow.jobs.submission import submit
+from taskflow.jobs.submission_answers import Answer
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 

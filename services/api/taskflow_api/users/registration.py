@@ -11,7 +11,8 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
-from taskflow.jobs.submission import Answer, submit
+from taskflow.jobs.submission import submit
+from taskflow.jobs.submission_answers import Answer
 from taskflow.relay import Dispatch, Relay
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_api.database_access import Writes

@@ -13,10 +13,12 @@ from hypothesis.stateful import (
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, JobNotFound, JobStateConflict
 from taskflow.jobs import commands, patching
+from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
-from taskflow.jobs.submission import Answer, submit, submit_alone
+from taskflow.jobs.submission import submit
+from taskflow.jobs.submission_answers import Answer
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.job_machine.machine import (
     BROKER_IS_THERE,
