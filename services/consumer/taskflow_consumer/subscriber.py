@@ -20,7 +20,7 @@ from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.lanes_aside import LanesAside
 from taskflow_consumer.picker import URGENCY, Picker
-from taskflow_consumer.taker import MAX_BATCH, Picked, Taker
+from taskflow_consumer.taker import Picked, Taker
 from taskflow_consumer.watchdog import Watchdog
 
 MAX_PREFETCH = 200
@@ -203,7 +203,7 @@ class Subscriber:
 
     def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
         """What to claim next."""
-        plan = picker.pick(min(self._executor.free, MAX_BATCH))
+        plan = picker.pick(self._taker.room)
         return [(consumer, consumer.take(count)) for consumer, count in plan]
 
     async def _hand_back_if_possible(self) -> None:

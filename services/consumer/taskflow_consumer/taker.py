@@ -84,6 +84,15 @@ class Taker:
         self._claimer = claimer
         self._on_watermark = on_watermark
 
+    @property
+    def room(self) -> int:
+        """How many jobs to take next.
+
+        No more than half of the slots have, so that one half is claimed while the other one runs.
+        """
+        half = (self._executor.concurrency + 1) // 2
+        return min(self._executor.free, half, MAX_BATCH)
+
     async def take(
         self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
     ) -> None:
@@ -141,7 +150,7 @@ class Taker:
             self._claimer.key_ids,
             self._claimer.running_quota,
         )
-        saturated = len(unique) >= min(self._executor.free, MAX_BATCH)
+        saturated = len(unique) >= self.room
         failures = 0
         while True:
             try:

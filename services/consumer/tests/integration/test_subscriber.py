@@ -22,6 +22,7 @@ from taskflow.broker.connection import Broker
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database, open_database
 from taskflow.db.roles import DatabaseRole
+from taskflow.db.tenants import Session
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
@@ -311,6 +312,28 @@ async def test_pointers_without_a_slot_are_left_to_others(
     first.gate.set()
 
 
+async def test_slots_are_filled_by_halves(
+    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that one half is claimed while the other one runs."""
+    asked: list[int] = []
+
+    async def count(connection: Session, job_ids: Sequence[UUID], *args: Any, **kwargs: Any) -> Any:
+        asked.append(len(job_ids))
+        return await claim_fairly(connection, job_ids, *args, **kwargs)
+
+    monkeypatch.setattr("taskflow_consumer.taker.claim_fairly", count)
+    waiting = [await post(f"job{n}", type="held") for n in range(5)]
+    house = await start(concurrency=5)
+    for job_id in waiting:
+        await reach(jobs, job_id, "running")
+    assert max(asked) <= 3
+    assert sum(asked) == 5
+    house.gate.set()
+    for job_id in waiting:
+        await reach(jobs, job_id, "completed")
+
+
 async def test_who_is_cut_off_from_the_database_leaves_to_others_what_it_has_not_asked_for(
     jobs: Jobs, post: Post, start: Start, far: tuple[TcpProxy, Database]
 ) -> None:
@@ -325,11 +348,12 @@ async def test_who_is_cut_off_from_the_database_leaves_to_others_what_it_has_not
 
     await start(concurrency=2)
 
-    async def four_are_done() -> bool:
-        return [await jobs.state(job_id) for job_id in waiting].count("completed") == 4
+    async def all_but_one_are_done() -> bool:
+        """The claim under way asks for one, half of the slots."""
+        return [await jobs.state(job_id) for job_id in waiting].count("completed") == 5
 
     try:
-        await eventually(four_are_done)
+        await eventually(all_but_one_are_done)
     finally:
         way.thaw()
     for job_id in (*busy, *waiting):
