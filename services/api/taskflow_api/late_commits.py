@@ -1,8 +1,9 @@
 """Jobs that PostgreSQL may commit after their submission was given up.
 
-A frozen server takes up where it was: it carries out a COMMIT whose client has gone, with the stamp
-of a pointer that nobody publishes then. The sweep of lost pointers would find such a job most of a
-minute later. Here it is found as soon as PostgreSQL answers, and published like any other.
+A server carries out what it was sent, a statement that is a transaction by itself or a COMMIT,
+though its client has gone, with the stamp of a pointer that nobody publishes then. The sweep of
+lost pointers would find such a job most of a minute later. Here it is found as soon as PostgreSQL
+answers, and published like any other.
 """
 
 import asyncio

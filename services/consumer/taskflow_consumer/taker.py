@@ -94,12 +94,13 @@ class Taker:
         return min(self._executor.free, half, MAX_BATCH)
 
     async def take(
-        self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
+        self, batch: Sequence[Picked], *, waiting: int, on_outage: Callable[[], Awaitable[None]]
     ) -> None:
         """Claim, start, send on what came too early, acknowledge.
 
-        `on_outage` is awaited, and may raise nothing, each time that PostgreSQL was not there for
-        the claim; it must be quick, for a claim whose answer was lost has leases that run.
+        `waiting`: how many pointers are here besides. `on_outage` is awaited, and may raise
+        nothing, each time that PostgreSQL was not there for the claim; it must be quick, for a
+        claim whose answer was lost has leases that run.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`; what was claimed runs all the same.
@@ -109,7 +110,7 @@ class Taker:
             for consumer, deliveries in batch
             for item in await self._read(consumer, deliveries)
         ]
-        answer = await self._claim([item.pointer.job_id for item in taken], on_outage)
+        answer = await self._claim([item.pointer.job_id for item in taken], waiting, on_outage)
         claimed = [verdict for verdict in answer.verdicts if isinstance(verdict, ClaimedJob)]
         # Before anything else: their leases run, whatever becomes of the broker.
         self._executor.start(*claimed, *answer.instead)
@@ -138,7 +139,7 @@ class Taker:
         await self._publisher.publish_dead(message, lane.key, reason)
 
     async def _claim(
-        self, job_ids: list[UUID], on_outage: Callable[[], Awaitable[None]]
+        self, job_ids: list[UUID], waiting: int, on_outage: Callable[[], Awaitable[None]]
     ) -> Claimed:
         """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
         unique = list(dict.fromkeys(job_ids))
@@ -150,7 +151,9 @@ class Taker:
             self._claimer.key_ids,
             self._claimer.running_quota,
         )
-        saturated = len(unique) >= self.room
+        # No slot is to spare: these fill what is free, or a claim; or there are more than can run.
+        free = self._executor.free
+        saturated = len(unique) >= min(free, MAX_BATCH) or len(unique) + waiting > free
         failures = 0
         while True:
             try:

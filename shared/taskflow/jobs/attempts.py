@@ -182,8 +182,8 @@ async def claim(
 
     What is sealed with none of `key_ids` is left for others, like a type that isn't known.
     `running_quota` is that of tenants that have none of their own (0: any number); those that have
-    one stay undecided. None: whatever quotas say. `saturated`: no more than these can run, so what
-    shares its lane with other tenants' jobs stays undecided.
+    one stay undecided. None: whatever quotas say. `saturated`: no slot is to spare, so what shares
+    its lane with other tenants' jobs stays undecided.
 
     After an error whose outcome is unknown the same call with the same `claim_token` finds again
     what the first one took.

@@ -52,7 +52,7 @@ async def claim_fairly(
     saturated: bool,
     again: bool = False,
 ) -> Claimed:
-    """Take as many jobs as `job_ids` has that may run; `saturated`: they are all that can.
+    """Take as many jobs as `job_ids` has that may run; `saturated`: no slot is to spare.
 
     `again`: the same call with the same token came to an error whose outcome is unknown; what it
     has taken is found, and the rest comes again in a moment.

@@ -101,6 +101,7 @@ def far_tenants(
         return f"({limit} = 0 OR {used} + {margin} <= {limit})"
 
     kept_default = f"CASE WHEN tenants.is_registered THEN {registered_kept} ELSE {kept} END"
+    # The limits and the aggregate keep the planner from joining these in an order of its own.
     return f"""
     SELECT asked.tenant_id FROM {asked} AS asked
     LEFT JOIN LATERAL (

@@ -82,18 +82,20 @@ async def fill_database_disk(stage: Stage, seconds: float, *, ends_wal: bool) ->
     disk = stage.cluster.folder / DATABASE_DISK
     # Begun before the disk is full: a session may need room to begin.
     session = await stage.cluster.connect() if ends_wal else None
-    with stage.cluster.postgres.being_away():
-        async with _supervised(stage.cluster.postgres), _ended(session):
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                await asyncio.to_thread(small_disk.fill, disk)
-                if session is not None:
-                    await _end_wal_segment(session)
-                await asyncio.sleep(_FILL_SECONDS)
-            room_at = time.monotonic()
-            small_disk.make_room(disk)
-            await _wait_answering(stage)
-            return time.monotonic() - room_at
+    postgres = stage.cluster.postgres
+    async with _ended(session):
+        with postgres.being_away():
+            async with _supervised(postgres):
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    await asyncio.to_thread(small_disk.fill, disk)
+                    if session is not None:
+                        await _end_wal_segment(session)
+                    await asyncio.sleep(_FILL_SECONDS)
+                room_at = time.monotonic()
+                small_disk.make_room(disk)
+                await _wait_answering(stage)
+                return time.monotonic() - room_at
 
 
 async def raise_alarm(

@@ -1,8 +1,8 @@
 """A statement that is given up may be committed later: its job is published like any other."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -68,9 +68,20 @@ async def commits_held(connection: asyncpg.Connection) -> AsyncIterator[None]:
         await connection.execute("DROP FUNCTION hold() CASCADE")
 
 
-async def held_commits(connection: asyncpg.Connection) -> int:
+@asynccontextmanager
+async def statements_held(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Keep whoever submits in the middle of the statement."""
+    async with connection.transaction():
+        await connection.execute("LOCK jobs IN SHARE MODE")
+        yield
+
+
+Held = Callable[[asyncpg.Connection], AbstractAsyncContextManager[None]]
+
+
+async def held_back(connection: asyncpg.Connection) -> int:
     found = await connection.fetchval(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        "SELECT count(*) FROM pg_locks WHERE NOT granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
     return int(found)
@@ -120,19 +131,27 @@ async def messages_in(amqp_url: str, queue: str) -> list[str | None]:
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("key", [None, "k"], ids=["without-key", "with-key"])
-async def test_a_commit_that_outlives_its_503_is_published(
-    start: Any, setting_values: dict[str, Any], jobs: Jobs, queue: str, key: str | None
+@pytest.mark.parametrize(
+    ("held", "headers"),
+    [
+        (commits_held, {}),
+        (commits_held, {"Idempotency-Key": "k"}),
+        (statements_held, {}),
+        (statements_held, {"Idempotency-Key": "k"}),
+    ],
+)
+async def test_what_outlives_its_503_is_published(
+    start: Any, setting_values: dict[str, Any], jobs: Jobs, held: Held, headers: dict[str, str]
 ) -> None:
-    headers = {} if key is None else {"Idempotency-Key": key}
+    queue = f"q-{uuid4().hex[:8]}"
     database_url = setting_values["database_url"]
     async with TcpProxy(database_url) as proxy, start(database_url=proxy.url) as api:
         await eventually(lambda: publishes(api, jobs))
-        async with commits_held(jobs.connection):
+        async with held(jobs.connection):
             post = asyncio.create_task(
                 api.post(JOBS, json={"type": "echo", "queue": queue}, headers=headers)
             )
-            await eventually(lambda: held_commits(jobs.connection))
+            await eventually(lambda: held_back(jobs.connection))
             proxy.go_down()
             assert (await post).status_code == 503
             proxy.come_back()
@@ -157,7 +176,7 @@ async def test_a_commit_whose_answer_is_kept_back_is_published(
         await eventually(lambda: publishes(api, jobs))
         async with commits_held(jobs.connection):
             post = asyncio.create_task(api.post(JOBS, json={"type": "echo", "queue": queue}))
-            await eventually(lambda: held_commits(jobs.connection))
+            await eventually(lambda: held_back(jobs.connection))
             proxy.freeze()
         job_id = await eventually(
             lambda: jobs.connection.fetchval("SELECT id FROM jobs WHERE queue = $1", queue)

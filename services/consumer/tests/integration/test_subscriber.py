@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -332,6 +332,64 @@ async def test_slots_are_filled_by_halves(
     house.gate.set()
     for job_id in waiting:
         await reach(jobs, job_id, "completed")
+
+
+async def test_nobody_gives_way_while_there_is_a_slot_for_everybody(
+    jobs: Jobs, post: Post, start: Start
+) -> None:
+    """Though a claim asks for no more than half of the slots."""
+    waiting = [await post(f"job{n}", type="held") for n in range(3)]
+    waiting.append(await post("another's", type="held", tenant_id=uuid4()))
+    before = [(await jobs.row(job_id))["pointer_at"] for job_id in waiting]
+    house = await start(concurrency=4)
+    for job_id in waiting:
+        await reach(jobs, job_id, "running")
+    assert [(await jobs.row(job_id))["pointer_at"] for job_id in waiting] == before
+    house.gate.set()
+    for job_id in waiting:
+        await reach(jobs, job_id, "completed")
+
+
+async def test_a_claim_that_met_another_hands_nothing_back(
+    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL is there after a deadlock, and would have the claim once more."""
+    handed_back: list[Lane] = []
+
+    async def note(self: LaneConsumer) -> None:
+        handed_back.append(self.lane)
+
+    async def meet_another(*args: Any, again: bool, **kwargs: Any) -> Claimed:
+        if not again:
+            raise asyncpg.DeadlockDetectedError("deadlock detected")
+        return await claim_fairly(*args, again=again, **kwargs)
+
+    monkeypatch.setattr("taskflow_consumer.taker.claim_fairly", meet_another)
+    monkeypatch.setattr(LaneConsumer, "hand_back", note)
+    await start()
+    await reach(jobs, await post("once more"), "completed")
+    assert handed_back == []
+
+
+async def test_all_lanes_are_handed_back_at_once(
+    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes long to answer keeps no other one."""
+    together, hand_back = asyncio.Barrier(len(LANES)), LaneConsumer.hand_back
+
+    async def when_all_are_there(self: LaneConsumer) -> None:
+        await together.wait()
+        await hand_back(self)
+
+    monkeypatch.setattr(LaneConsumer, "hand_back", when_all_are_there)
+    first = await start(concurrency=1)
+    held = await post("held", type="held")
+    await reach(jobs, held, "running")
+    waiting = await post("waiting")
+    await start(concurrency=1)
+    await reach(jobs, waiting, "completed")
+    first.gate.set()
+    await reach(jobs, held, "completed")
 
 
 async def test_who_is_cut_off_from_the_database_leaves_to_others_what_it_has_not_asked_for(
