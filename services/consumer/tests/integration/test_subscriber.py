@@ -376,9 +376,14 @@ async def test_all_lanes_are_handed_back_at_once(
 ) -> None:
     """One that takes long to answer keeps no other one."""
     together, hand_back = asyncio.Barrier(len(LANES)), LaneConsumer.hand_back
+    alone: list[Lane] = []
 
     async def when_all_are_there(self: LaneConsumer) -> None:
-        await together.wait()
+        try:
+            async with asyncio.timeout(2):
+                await together.wait()
+        except TimeoutError:
+            alone.append(self.lane)
         await hand_back(self)
 
     monkeypatch.setattr(LaneConsumer, "hand_back", when_all_are_there)
@@ -388,6 +393,7 @@ async def test_all_lanes_are_handed_back_at_once(
     waiting = await post("waiting")
     await start(concurrency=1)
     await reach(jobs, waiting, "completed")
+    assert alone == []
     first.gate.set()
     await reach(jobs, held, "completed")
 
