@@ -207,7 +207,7 @@ class Subscriber:
 
     def _pick(self, picker: Picker[LaneConsumer]) -> list[Picked]:
         """What to claim next."""
-        plan = picker.pick(self._taker.room)
+        plan = picker.pick(self._taker.claim_size)
         return [(consumer, consumer.take(count)) for consumer, count in plan]
 
     async def _hand_back_if_possible(self) -> None:

@@ -85,8 +85,8 @@ class Taker:
         self._on_watermark = on_watermark
 
     @property
-    def room(self) -> int:
-        """How many jobs to take next.
+    def claim_size(self) -> int:
+        """How many jobs the next claim may take.
 
         No more than half of the slots have, so that one half is claimed while the other one runs.
         """
