@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from taskflow.batching import Batcher, BatcherClosed
-from taskflow.db.pool import TRANSIENT_ERRORS, Connection, IntakeDatabase, TenantDatabase
+from taskflow.db.pool import Connection, IntakeDatabase, TenantDatabase
 from taskflow.errors import IdempotencyKeyReused, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.joint_submission import have_anothers, submit_together
 from taskflow.jobs.lanes import Lane
@@ -33,6 +34,18 @@ WAITING_BATCHES = 10
 BATCHES_AT_ONCE = 2
 """Of how many clients' batches jobs wait at once, each with as many as the writers take in one go:
 so that there is always room for single ones, and clients with batches take turns."""
+
+_UNANSWERED: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.exceptions.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+"""After these PostgreSQL may still commit what it was sent; its own errors say that it doesn't.
+
+What an earlier statement of the same batch has committed is left to the sweep of lost pointers: to
+look after each refusal of a full disk would crowd out what is truly in doubt."""
 
 Written = TypeVar("Written")
 Answered = TypeVar("Answered", bound=Answer)
@@ -238,8 +251,7 @@ class Submissions:
             nonlocal in_doubt
             try:
                 return await write(connection)
-            except TRANSIENT_ERRORS:
-                # PostgreSQL may still commit what it was sent, or have committed a part of it.
+            except _UNANSWERED:
                 in_doubt = True
                 raise
 

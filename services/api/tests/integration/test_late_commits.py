@@ -22,8 +22,6 @@ from taskflow.jobs.dispatch import FIND_COMMITTED, find_committed
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import Priority
-from taskflow.jobs.submission import submit
-from taskflow.jobs.submission_answers import Answer
 from taskflow.relay import Relay
 from taskflow_api.late_commits import LateCommits
 from taskflow_testing.clients import open_pool
@@ -162,29 +160,6 @@ async def test_what_outlives_its_503_is_published(
         job_id = await eventually(
             lambda: jobs.connection.fetchval("SELECT id FROM jobs WHERE queue = $1", queue)
         )
-        assert await messages_in(setting_values["amqp_url"], queue) == [str(job_id)]
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_what_was_committed_before_an_error_of_postgresqls_own_is_published(
-    start: Any, setting_values: dict[str, Any], jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch is several transactions at times, of which the first ones may be committed."""
-    queue = f"q-{uuid4().hex[:8]}"
-    database_url = setting_values["database_url"]
-    async with TcpProxy(database_url) as proxy, start(database_url=proxy.url) as api:
-        await eventually(lambda: publishes(api, jobs))
-
-        async def commit_and_be_shut_down(*args: Any, **kwargs: Any) -> list[Answer]:
-            await submit(*args, **kwargs)
-            proxy.go_down()
-            raise asyncpg.AdminShutdownError("terminating connection")
-
-        monkeypatch.setattr("taskflow_api.submissions.submit", commit_and_be_shut_down)
-        answer = await api.post(JOBS, json={"type": "echo", "queue": queue})
-        assert answer.status_code == 503
-        proxy.come_back()
-        job_id = await jobs.connection.fetchval("SELECT id FROM jobs WHERE queue = $1", queue)
         assert await messages_in(setting_values["amqp_url"], queue) == [str(job_id)]
 
 
