@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import aiormq
 from aio_pika.abc import AbstractChannel
@@ -64,6 +64,11 @@ class LaneConsumer:
 
     def __len__(self) -> int:
         return len(self._buffer)
+
+    @property
+    def buffered(self) -> Iterable[Delivery]:
+        """The messages that have not been taken, the oldest first."""
+        return self._buffer
 
     async def resume(self) -> None:
         """Begin to consume. A broker that doesn't answer soon is waited for on the side."""

@@ -163,11 +163,7 @@ class Subscriber:
                 if self._lost:
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
-                    await self._taker.take(
-                        batch,
-                        waiting=sum(map(len, self._consumers)),
-                        on_outage=self._hand_back_if_possible,
-                    )
+                    await self._taker.take(batch, on_outage=self._hand_back_if_possible)
                 else:
                     await self._news.wait()
         finally:

@@ -24,14 +24,14 @@ from taskflow.db.pool import TRANSIENT_ERRORS, Database
 from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.attempts import ClaimedJob, Later, Verdict
 from taskflow.jobs.contenders import Claim
-from taskflow.jobs.fair_claim import Claimed, claim_fairly
+from taskflow.jobs.fair_claim import MAX_CLAIM, Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
 from taskflow.relay import Dispatch, Relay
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
+from taskflow_consumer.spent_pointers import SpentPointers
 
-MAX_BATCH = 100
 STAMP_ROUNDING = timedelta(milliseconds=1)
 """A stamp travels in whole milliseconds."""
 
@@ -78,29 +78,29 @@ class Taker:
         on_watermark: Callable[[str, datetime], None],
     ) -> None:
         self._publisher = publisher
-        self._relay = relay
         self._database = database
         self._executor = executor
         self._claimer = claimer
         self._on_watermark = on_watermark
+        self._spent = SpentPointers()
+        self._relay = relay
 
     @property
     def claim_size(self) -> int:
         """How many jobs the next claim may take.
 
-        No more than half of the slots have, so that one half is claimed while the other one runs.
+        At most half of the slots', rounded up: one half is claimed while the other one runs.
         """
         half = (self._executor.concurrency + 1) // 2
-        return min(self._executor.free, half, MAX_BATCH)
+        return min(self._executor.free, half, MAX_CLAIM)
 
     async def take(
-        self, batch: Sequence[Picked], *, waiting: int, on_outage: Callable[[], Awaitable[None]]
+        self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
     ) -> None:
         """Claim, start, send on what came too early, acknowledge.
 
-        `waiting`: how many pointers are here besides. `on_outage` is awaited, and may raise
-        nothing, each time that PostgreSQL was not there for the claim; it must be quick, for a
-        claim whose answer was lost has leases that run.
+        `on_outage` is awaited, and may raise nothing, each time that PostgreSQL was not there for
+        the claim; it must be quick, for a claim whose answer was lost has leases that run.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`; what was claimed runs all the same.
@@ -110,10 +110,12 @@ class Taker:
             for consumer, deliveries in batch
             for item in await self._read(consumer, deliveries)
         ]
-        answer = await self._claim([item.pointer.job_id for item in taken], waiting, on_outage)
+        answer = await self._claim(taken, on_outage)
         claimed = [verdict for verdict in answer.verdicts if isinstance(verdict, ClaimedJob)]
         # Before anything else: their leases run, whatever becomes of the broker.
         self._executor.start(*claimed, *answer.instead)
+        self._spent.forget(item.delivery for item in taken)
+        self._spent.add(job.attempt.job_id for job in answer.instead)
         self._note_watermarks(taken, claimed)
         _report_missing_keys(answer.verdicts)
         early = _early(taken, answer.verdicts)
@@ -139,10 +141,11 @@ class Taker:
         await self._publisher.publish_dead(message, lane.key, reason)
 
     async def _claim(
-        self, job_ids: list[UUID], waiting: int, on_outage: Callable[[], Awaitable[None]]
+        self, taken: Sequence[_Taken], on_outage: Callable[[], Awaitable[None]]
     ) -> Claimed:
         """Claim until PostgreSQL answers: the token finds what a lost answer had taken."""
-        unique = list(dict.fromkeys(job_ids))
+        unique = list(dict.fromkeys(item.pointer.job_id for item in taken))
+        lanes = {item.source for item in taken}
         by = Claim(
             self._claimer.worker_id,
             uuid7(),
@@ -151,15 +154,18 @@ class Taker:
             self._claimer.key_ids,
             self._claimer.running_quota,
         )
-        # No slot is to spare: these fill what is free, or a claim; or there are more than can run.
-        free = self._executor.free
-        saturated = len(unique) >= min(free, MAX_BATCH) or len(unique) + waiting > free
         failures = 0
         while True:
             try:
                 async with self._database.connection() as connection:
                     claimed = await claim_fairly(
-                        connection, unique, by, saturated=saturated, again=failures > 0
+                        connection,
+                        unique,
+                        by,
+                        slots=self._executor.free,
+                        # Less urgent lanes have what these leave.
+                        waiting=sum(self._spent.count_others(lane.buffered) for lane in lanes),
+                        again=failures > 0,
                     )
             except _DATABASE_AWAY as error:
                 failures += 1

@@ -33,7 +33,7 @@ class ReceivedPointer:
 def encode(pointer: Pointer) -> Message:
     """The persistent message for a pointer."""
     return Message(
-        json.dumps({"v": VERSION, "job_id": str(pointer.job_id)}, separators=(",", ":")).encode(),
+        body_of(pointer.job_id),
         content_type=CONTENT_TYPE,
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=str(pointer.job_id),
@@ -43,6 +43,11 @@ def encode(pointer: Pointer) -> Message:
             TRACEPARENT_HEADER: traceparent(pointer.job_id),
         },
     )
+
+
+def body_of(job_id: UUID) -> bytes:
+    """What stands in the message for a job's pointer."""
+    return json.dumps({"v": VERSION, "job_id": str(job_id)}, separators=(",", ":")).encode()
 
 
 def stamp_of(pointer: Pointer) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.claim_sql import another_tenant, is_openable, openable, unseen
+from taskflow.jobs.claim_sql import is_openable, next_tenant, openable, unseen
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.losses import count_losses
@@ -99,19 +99,24 @@ Verdict = ClaimedJob | Later | Gone | Undecided
 # $7 and $8 are selected where they decide whether a part is needed: a planner that sees them finds
 # each claim cheaper than the plan for all, and plans each anew.
 _CLAIM = f"""
-WITH locked AS MATERIALIZED (
+WITH RECURSIVE locked AS MATERIALIZED (
     SELECT * FROM jobs WHERE id = ANY({unseen("$1::uuid[]")}) ORDER BY id FOR UPDATE
 ), limited AS MATERIALIZED (
     SELECT tenant_id, coalesce(own.running_jobs, $7::bigint) AS most
     FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
+), own AS MATERIALIZED (
+    SELECT DISTINCT queue, priority, tenant_id FROM locked WHERE (SELECT $8::boolean)
+), met AS (
+    -- Through the tenants whose jobs wait in a lane, to the first that has none of these.
+    SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM own
+    UNION
+    SELECT met.queue, met.priority, next.tenant_id
+    FROM met CROSS JOIN LATERAL (SELECT {next_tenant("met")} AS tenant_id OFFSET 0) AS next
+    WHERE (met.queue, met.priority, met.tenant_id) IN (TABLE own)
 ), contended AS MATERIALIZED (
-    SELECT queue, priority FROM (
-        SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id
-        FROM locked WHERE (SELECT $8::boolean)
-    ) AS lane
-    WHERE coalesce(({another_tenant(">")}), ({another_tenant("<")}), false)
+    SELECT queue, priority FROM met WHERE (queue, priority, tenant_id) NOT IN (TABLE own)
 ), undecided AS MATERIALIZED (
     SELECT id FROM locked
     WHERE tenant_id IN (SELECT tenant_id FROM limited)
@@ -182,8 +187,8 @@ async def claim(
 
     What is sealed with none of `key_ids` is left for others, like a type that isn't known.
     `running_quota` is that of tenants that have none of their own (0: any number); those that have
-    one stay undecided. None: whatever quotas say. `saturated`: no slot is to spare, so what shares
-    its lane with other tenants' jobs stays undecided.
+    one stay undecided. None: whatever quotas say. `saturated`: more may wait than there are slots,
+    so what shares its lane with jobs of tenants that have none of these stays undecided.
 
     After an error whose outcome is unknown the same call with the same `claim_token` finds again
     what the first one took.

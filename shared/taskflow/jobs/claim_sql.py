@@ -15,16 +15,20 @@ TENANT_IN_TURN = "uuid_send(tenant_id)"
 that a tenant ever had."""
 
 
-def another_tenant(comparison: LiteralString) -> LiteralString:
-    """True where a job of another tenant than that of `lane` waits in it; compares with > or <."""
+def next_tenant(at: LiteralString) -> LiteralString:
+    """The tenant that comes after that of `at` among those whose jobs wait in its lane.
+
+    Round in a circle: after the last one the first, which may be the same. NULL where nobody waits.
+    """
     # One probe, however many jobs wait. It begins with the newest pointer: what the oldest ones
     # belong to has been claimed, and stays in the index until a vacuum. Below a policy what the
     # columns are equal to counts for no order, so that all of them have to be named.
-    return f"""
-    SELECT true FROM jobs AS waiting
-    WHERE waiting.queue = lane.queue AND waiting.priority = lane.priority AND {HAS_POINTER}
-      AND {TENANT_IN_TURN} {comparison} uuid_send(lane.tenant_id)
-    ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"""
+    order = f"ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1"
+    waits = f"queue = {at}.queue AND priority = {at}.priority AND {HAS_POINTER}"
+    return f"""coalesce(
+        (SELECT tenant_id FROM jobs
+         WHERE {waits} AND {TENANT_IN_TURN} < uuid_send({at}.tenant_id) {order}),
+        (SELECT tenant_id FROM jobs WHERE {waits} {order}))"""
 
 
 def is_openable(jobs: LiteralString, key_ids: LiteralString) -> LiteralString:

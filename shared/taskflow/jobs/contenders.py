@@ -12,6 +12,7 @@ from taskflow.jobs.claim_sql import (
     HAS_POINTER,
     TENANT_IN_TURN,
     is_openable,
+    next_tenant,
     openable,
     unseen,
 )
@@ -61,8 +62,7 @@ CROSS JOIN LATERAL (
 ) AS held
 """
 
-# From one of the tenants in hand on, round in a circle: one probe for each tenant, however many
-# jobs wait (from the newest pointer on, as in `claim_sql`), and of each no more than could be its
+# From one of the tenants in hand on, round in a circle, and of each no more than could be its
 # share, the oldest pointers first. A stamp ahead of now is still on the ladder.
 _RIVALS = f"""
 WITH RECURSIVE own AS MATERIALIZED (
@@ -75,14 +75,7 @@ WITH RECURSIVE own AS MATERIALIZED (
     UNION ALL
     SELECT rival.queue, rival.priority, rival.first, rival.slots, next.tenant_id, rival.step + 1
     FROM rival CROSS JOIN LATERAL (
-        SELECT coalesce(
-            (SELECT tenant_id FROM jobs
-             WHERE queue = rival.queue AND priority = rival.priority AND {HAS_POINTER}
-               AND {TENANT_IN_TURN} < uuid_send(rival.tenant_id)
-             ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1),
-            (SELECT tenant_id FROM jobs
-             WHERE queue = rival.queue AND priority = rival.priority AND {HAS_POINTER}
-             ORDER BY queue DESC, priority DESC, {TENANT_IN_TURN} DESC LIMIT 1)) AS tenant_id
+        SELECT {next_tenant("rival")} AS tenant_id
         OFFSET 0  -- or it would be asked for twice
     ) AS next
     WHERE rival.step < {MAX_RIVALS} AND next.tenant_id <> rival.first

@@ -1,8 +1,8 @@
 """Claims that are fair between tenants, and keep to their quotas of running jobs.
 
 A pointer says "look at this job". Where all that is found can run, it is claimed by one statement.
-Where no slot is to spare, the tenants whose jobs wait in these lanes share the slots: a job of
-another tenant may be started in place of one whose pointer is in hand, which comes again in a
+Where more waits than there are slots, the tenants whose jobs wait in these lanes share them: a job
+of another tenant may be started in place of one whose pointer is in hand, which comes again in a
 moment. The pointer of the job that was started will find nothing to do.
 
 Of a tenant with a quota of running jobs, what is beyond it is held: it has no pointer until it is
@@ -30,7 +30,10 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import DISPATCHABLE, Priority
 from taskflow.jobs.tenant_turns import Turn, take_turns
-from taskflow.jobs.turns import plan
+from taskflow.jobs.turns import plan, spared
+
+MAX_CLAIM = 100
+"""How many jobs are claimed at once."""
 
 GIVE_WAY_SECONDS = 1.0
 """For how long a pointer is sent away whose job gives way: the first rung."""
@@ -44,27 +47,42 @@ class Claimed:
     instead: list[ClaimedJob] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Slots that are free, pointers that wait for them behind those in hand; who may have them."""
+
+    slots: int
+    waiting: int
+    rivals: bool
+
+
 async def claim_fairly(
     connection: Connection,
     job_ids: Sequence[UUID],
     by: Claim,
     *,
-    saturated: bool,
+    slots: int,
+    waiting: int = 0,
     again: bool = False,
 ) -> Claimed:
-    """Take as many jobs as `job_ids` has that may run; `saturated`: no slot is to spare.
+    """Take what of `job_ids` may run, and what runs in place of the rest.
 
-    `again`: the same call with the same token came to an error whose outcome is unknown; what it
-    has taken is found, and the rest comes again in a moment.
+    `slots`: how many are free, no fewer than `job_ids` has, and no more jobs are taken. `waiting`:
+    how many more pointers are here that could have a slot; behind a claim that is full there may be
+    any number. `again`: the same call with the same token came to an error whose outcome is
+    unknown; what it has taken is found, and the rest comes again in a moment.
     """
     if again and (taken := await find_taken(connection, by)):
         return await _found_again(connection, job_ids, by, taken)
+    asked = len(job_ids)
+    saturated = asked >= min(slots, MAX_CLAIM) or asked + waiting > slots
     quota = by.running_quota
     verdicts = await _claim(connection, job_ids, by, running_quota=quota, saturated=saturated)
     undecided = [verdict for verdict in verdicts if isinstance(verdict, Undecided)]
     if not undecided:
         return Claimed(verdicts)
-    judged = await _claim_in_turn(connection, undecided, by, rivals=saturated)
+    room = _Room(slots - _started(verdicts), waiting, rivals=saturated)
+    judged = await _claim_in_turn(connection, undecided, by, room)
     by_id = {_id_of(verdict): verdict for verdict in judged.verdicts}
     return Claimed([by_id.get(_id_of(each), each) for each in verdicts], judged.instead)
 
@@ -100,10 +118,10 @@ async def _claim(
 
 
 async def _claim_in_turn(
-    connection: Connection, own: Sequence[Undecided], by: Claim, *, rivals: bool
+    connection: Connection, own: Sequence[Undecided], by: Claim, room: _Room
 ) -> Claimed:
     """Judge who runs, and claim that; what is left is set aside."""
-    others = await look_at_rivals(connection, own, by) if rivals else []
+    others = await look_at_rivals(connection, own, by) if room.rivals else []
     quotas = {each.tenant_id: each.quota for each in own}
     quotas |= {each.candidate.tenant_id: each.quota for each in others}
     asked = [each.job_id for each in own]
@@ -123,11 +141,15 @@ async def _claim_in_turn(
         decided = plan(candidates, standings, slots=len(own), chance=random.random)
         started = await _claim(connection, decided.start, by)
     # After the commit: with rows locked in two goes two claims could wait for each other.
-    missed = sum(not isinstance(verdict, ClaimedJob) for verdict in started)
-    if missed and decided.give_way:
-        # Others got there first, as they had looked at the same moment: the slots are still free.
-        started += await _claim(connection, decided.give_way[:missed], by)
-    later = await _set_aside(connection, decided.give_way[missed:], decided.hold)
+    more = spared(
+        len(decided.give_way),
+        missed=len(decided.start) - _started(started),  # others had looked at the same moment
+        surplus=len(own) + room.waiting - room.slots,
+        free=room.slots - _started(started),
+    )
+    if more:
+        started += await _claim(connection, decided.give_way[:more], by)
+    later = await _set_aside(connection, decided.give_way[more:], decided.hold)
     return _claimed(asked, {_id_of(verdict): verdict for verdict in started} | later)
 
 
@@ -141,6 +163,10 @@ def _claimed(job_ids: Sequence[UUID], verdicts: Mapping[UUID, Verdict]) -> Claim
             if isinstance(verdict, ClaimedJob) and job_id not in asked
         ],
     )
+
+
+def _started(verdicts: Sequence[Verdict]) -> int:
+    return sum(isinstance(verdict, ClaimedJob) for verdict in verdicts)
 
 
 def _id_of(verdict: Verdict) -> UUID:

@@ -3,8 +3,8 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
-from uuid import UUID
+from typing import Any, NoReturn
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -63,10 +63,10 @@ async def held(jobs: Jobs) -> set[UUID]:
     return {row["id"] for row in rows}
 
 
-@pytest.mark.parametrize("saturated", [False, True])
-async def test_alone_everything_is_claimed(jobs: Jobs, *, saturated: bool) -> None:
+@pytest.mark.parametrize("to_spare", [0, 1])
+async def test_alone_everything_is_claimed(jobs: Jobs, to_spare: int) -> None:
     wanted = await submitted(jobs, 3)
-    claimed = await claim_fairly(jobs.connection, wanted, by(), saturated=saturated)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), slots=len(wanted) + to_spare)
     assert ran(claimed) == wanted
     assert claimed.instead == []
 
@@ -74,7 +74,7 @@ async def test_alone_everything_is_claimed(jobs: Jobs, *, saturated: bool) -> No
 async def test_with_slots_to_spare_nobody_gives_way(jobs: Jobs) -> None:
     noisy = await submitted(jobs, 2)
     await submitted(jobs, 2, QUIET)
-    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=False)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy) + 1)
     assert ran(claimed) == noisy
 
 
@@ -86,7 +86,7 @@ async def test_a_job_of_another_tenant_runs_in_place_of_a_noisy_ones(
     await jobs.claim(noisy[0])
 
     async with database.connection() as connection:
-        claimed = await claim_fairly(connection, [noisy[1]], by(), saturated=True)
+        claimed = await claim_fairly(connection, [noisy[1]], by(), slots=1)
 
     assert ran(claimed) == [quiet]
     (verdict,) = claimed.verdicts
@@ -97,22 +97,72 @@ async def test_a_job_of_another_tenant_runs_in_place_of_a_noisy_ones(
     ahead = await jobs.connection.fetchval("SELECT $1 - clock_timestamp()", row["pointer_at"])
     assert 0.5 < ahead.total_seconds() <= 1
     # The pointer of the quiet one finds nothing to do.
-    assert (await claim_fairly(jobs.connection, [quiet], by(), saturated=False)).verdicts == [
-        Gone(quiet)
-    ]
+    assert (await claim_fairly(jobs.connection, [quiet], by(), slots=2)).verdicts == [Gone(quiet)]
     # The noisy one's own is claimed when its turn comes.
-    again = await claim_fairly(jobs.connection, [noisy[1]], by(), saturated=True)
+    again = await claim_fairly(jobs.connection, [noisy[1]], by(), slots=1)
     assert ran(again) == [noisy[1]]
 
 
 async def test_slots_are_shared_between_those_who_wait(jobs: Jobs) -> None:
     noisy = await submitted(jobs, 8)
     await submitted(jobs, 8, QUIET)
-    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy))
     assert len(ran(claimed)) == 8
     assert (await running(jobs), await running(jobs, QUIET)) == (4, 4)
     later = [each for each in claimed.verdicts if isinstance(each, Later)]
     assert len(later) == 4
+
+
+async def test_who_all_have_a_pointer_in_hand_need_no_turns(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> NoReturn:
+        raise AssertionError("there is nobody to look for")
+
+    monkeypatch.setattr("taskflow.jobs.fair_claim.look_at_rivals", never)
+    tenants = [TENANT, QUIET, *(uuid4() for _ in range(5))]
+    wanted = [await jobs.submit(tenant_id=tenant_id) for tenant_id in tenants]
+    await submitted(jobs, 3)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), slots=len(wanted))
+    assert ran(claimed) == wanted
+
+
+@pytest.mark.parametrize("place", range(7))
+async def test_one_of_many_who_has_none_in_hand_has_its_turn(jobs: Jobs, place: int) -> None:
+    """Wherever it stands among them: they are gone through in a circle."""
+    tenants = [UUID(int=number << 96) for number in range(1, 8)]
+    hidden = tenants[place]
+    wanted = [
+        await jobs.submit(tenant_id=tenant_id) for tenant_id in tenants * 2 if tenant_id != hidden
+    ]
+    (its,) = await submitted(jobs, 1, hidden)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), slots=len(wanted))
+    assert its in ran(claimed)
+    assert len(ran(claimed)) == len(wanted)
+
+
+async def test_no_more_give_way_than_there_are_too_many(jobs: Jobs) -> None:
+    """Seven for six slots, of which a claim takes half: one comes again in a moment, not two."""
+    noisy = await submitted(jobs, 4)
+    quiet = await submitted(jobs, 3, QUIET)
+    claimed = await claim_fairly(jobs.connection, noisy[:3], by(), slots=6, waiting=4)
+    assert [type(each) for each in claimed.verdicts].count(Later) == 1
+    assert await running(jobs, QUIET) >= 1
+    left = {*noisy, *quiet} - {*ran(claimed)} - {*noisy[:3]}
+    free = 6 - len(ran(claimed))
+    last = await claim_fairly(jobs.connection, list(left)[:free], by(), slots=free)
+    assert await running(jobs) + await running(jobs, QUIET) == 6, last
+
+
+async def test_with_room_for_both_they_run_together(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full claim may hide others: they are looked for, but nobody gives way to them."""
+    monkeypatch.setattr("taskflow.jobs.fair_claim.MAX_CLAIM", 2)
+    noisy = await submitted(jobs, 2)
+    (quiet,) = await submitted(jobs, 1, QUIET)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), slots=4)
+    assert {*ran(claimed)} == {*noisy, quiet}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +182,7 @@ async def test_nobody_gives_way_to_what_could_not_run_here(jobs: Jobs, change: s
     (quiet,) = await submitted(jobs, 1, QUIET)
     await jobs.claim(noisy[0])
     await jobs.connection.execute(f"UPDATE jobs SET {change} WHERE id = $1", quiet)
-    claimed = await claim_fairly(jobs.connection, [noisy[1]], by(), saturated=True)
+    claimed = await claim_fairly(jobs.connection, [noisy[1]], by(), slots=1)
     assert ran(claimed) == [noisy[1]]
 
 
@@ -141,7 +191,7 @@ async def test_many_tenants_all_have_their_turn(jobs: Jobs) -> None:
     tenants = [UUID(int=number) for number in range(1, 6)]
     for tenant_id in tenants:
         await submitted(jobs, 3, tenant_id)
-    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy))
     counts = Counter([(await jobs.row(job_id))["tenant_id"] for job_id in ran(claimed)])
     assert len(counts) == 5
     assert set(counts.values()) == {1}
@@ -152,8 +202,8 @@ async def test_a_claim_whose_answer_was_lost_is_found_again(jobs: Jobs, quota: i
     noisy = await submitted(jobs, 4)
     await submitted(jobs, 4, QUIET)
     same = by(quota)
-    first = await claim_fairly(jobs.connection, noisy, same, saturated=True)
-    again = await claim_fairly(jobs.connection, noisy, same, saturated=True, again=True)
+    first = await claim_fairly(jobs.connection, noisy, same, slots=len(noisy))
+    again = await claim_fairly(jobs.connection, noisy, same, slots=len(noisy), again=True)
     assert set(ran(again)) == set(ran(first))
     assert len(ran(first)) == 4
     assert await running(jobs) + await running(jobs, QUIET) == 4
@@ -164,9 +214,9 @@ async def test_what_ran_instead_is_found_again_though_nobody_contends_any_more(j
     (quiet,) = await submitted(jobs, 1, QUIET)
     await jobs.claim(noisy[0])
     same = by()
-    await claim_fairly(jobs.connection, [noisy[1]], same, saturated=True)
+    await claim_fairly(jobs.connection, [noisy[1]], same, slots=1)
 
-    again = await claim_fairly(jobs.connection, [noisy[1]], same, saturated=True, again=True)
+    again = await claim_fairly(jobs.connection, [noisy[1]], same, slots=1, again=True)
 
     # Started is the one that this worker would else let die, and no more than it has slots for.
     assert ran(again) == [quiet]
@@ -177,7 +227,7 @@ async def test_what_ran_instead_is_found_again_though_nobody_contends_any_more(j
 
 async def test_a_claim_that_took_nothing_is_made_again(jobs: Jobs) -> None:
     wanted = await submitted(jobs, 2)
-    claimed = await claim_fairly(jobs.connection, wanted, by(), saturated=True, again=True)
+    claimed = await claim_fairly(jobs.connection, wanted, by(), slots=len(wanted), again=True)
     assert ran(claimed) == wanted
 
 
@@ -190,9 +240,9 @@ async def test_a_slot_whose_job_another_one_got_first_is_not_left_empty(
     first, second = await connect(), await connect()
 
     async with first.transaction():
-        await claim_fairly(first, [quiet], by(), saturated=False)
+        await claim_fairly(first, [quiet], by(), slots=2)
         meanwhile = asyncio.create_task(
-            claim_fairly(second, [noisy[1]], by(), saturated=True), name="second"
+            claim_fairly(second, [noisy[1]], by(), slots=1), name="second"
         )
         await eventually(lambda: _waits_for_a_row(jobs, second))
 
@@ -214,19 +264,19 @@ async def test_who_has_a_job_in_hand_in_one_lane_has_its_turn_in_another(jobs: J
     first = await jobs.submit(tenant_id=QUIET)
     low = await jobs.submit(tenant_id=QUIET, priority=Priority.LOW)
 
-    claimed = await claim_fairly(jobs.connection, [noisy[3], low], by(), saturated=True)
+    claimed = await claim_fairly(jobs.connection, [noisy[3], low], by(), slots=2)
 
     assert set(ran(claimed)) == {first, low}
 
 
-@pytest.mark.parametrize(("saturated", "statements"), [(True, 2), (False, 1)])
+@pytest.mark.parametrize(("to_spare", "statements"), [(0, 2), (1, 1)])
 async def test_claims_of_one_are_not_planned_anew(
-    jobs: Jobs, saturated: bool, statements: int
+    jobs: Jobs, to_spare: int, statements: int
 ) -> None:
     for _ in range(12):
         noisy = await submitted(jobs, 1)
         await submitted(jobs, 1, QUIET)
-        await claim_fairly(jobs.connection, noisy, by(), saturated=saturated)
+        await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy) + to_spare)
     plans = await jobs.connection.fetch(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
         " WHERE strpos(statement, $1) > 0 OR strpos(statement, $2) > 0",
@@ -254,7 +304,7 @@ async def test_two_who_want_the_same_job_get_it_once(
     connections = [await connect() for _ in noisy[2:]]
     answers = await asyncio.gather(
         *(
-            claim_fairly(connection, [job_id], by(), saturated=True)
+            claim_fairly(connection, [job_id], by(), slots=1)
             for connection, job_id in zip(connections, noisy[2:], strict=True)
         )
     )
@@ -265,7 +315,7 @@ async def test_two_who_want_the_same_job_get_it_once(
 
 async def test_what_is_beyond_the_quota_waits_and_starts_after_one_ends(jobs: Jobs) -> None:
     wanted = await submitted(jobs, 5)
-    first = await claim_fairly(jobs.connection, wanted, by(quota=2), saturated=False)
+    first = await claim_fairly(jobs.connection, wanted, by(quota=2), slots=len(wanted) + 1)
     assert ran(first) == wanted[:2]
     assert first.verdicts[2:] == [Gone(job_id) for job_id in wanted[2:]]
     assert await held(jobs) == set(wanted[2:])
@@ -282,7 +332,7 @@ async def test_what_is_beyond_the_quota_waits_and_starts_after_one_ends(jobs: Jo
     (pointer,) = await release(jobs.connection, running_quota=2)
     assert pointer.job_id == wanted[2]
     assert (await jobs.row(wanted[2]))["pointer_at"] == pointer.pointer_at
-    second = await claim_fairly(jobs.connection, [wanted[2]], by(quota=2), saturated=False)
+    second = await claim_fairly(jobs.connection, [wanted[2]], by(quota=2), slots=2)
     assert ran(second) == [wanted[2]]
 
 
@@ -294,7 +344,7 @@ async def test_a_quota_is_kept_whoever_claims_at_once(
     connections = [await connect() for _ in parts]
     await asyncio.gather(
         *(
-            claim_fairly(connection, part, by(quota=7), saturated=False)
+            claim_fairly(connection, part, by(quota=7), slots=len(part) + 1)
             for connection, part in zip(connections, parts, strict=True)
         )
     )
@@ -304,12 +354,12 @@ async def test_a_quota_is_kept_whoever_claims_at_once(
 
 async def test_what_came_later_does_not_overtake_what_is_held(jobs: Jobs) -> None:
     wanted = await submitted(jobs, 3)
-    first = await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    first = await claim_fairly(jobs.connection, wanted, by(quota=1), slots=len(wanted) + 1)
     (done,) = [each for each in first.verdicts if isinstance(each, ClaimedJob)]
     await finish(jobs.connection, [(done.attempt, completed("1"))])
     (fresh,) = await submitted(jobs, 1)
 
-    second = await claim_fairly(jobs.connection, [fresh], by(quota=1), saturated=False)
+    second = await claim_fairly(jobs.connection, [fresh], by(quota=1), slots=2)
 
     assert ran(second) == [wanted[1]]
     assert await held(jobs) == {wanted[2], fresh}
@@ -321,7 +371,7 @@ async def test_a_tenant_at_its_quota_leaves_the_slot_to_others(jobs: Jobs) -> No
     await jobs.connection.execute(
         "INSERT INTO tenant_quotas (tenant_id, running_jobs) VALUES ($1, 1)", TENANT
     )
-    claimed = await claim_fairly(jobs.connection, noisy, by(), saturated=True)
+    claimed = await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy))
     assert len(ran(claimed)) == 3
     assert set(quiet) < set(ran(claimed))
     assert await running(jobs) == 1
@@ -329,17 +379,17 @@ async def test_a_tenant_at_its_quota_leaves_the_slot_to_others(jobs: Jobs) -> No
 
 async def test_a_held_job_can_be_cancelled_and_run_after_a_retry(jobs: Jobs) -> None:
     wanted = await submitted(jobs, 2)
-    await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    await claim_fairly(jobs.connection, wanted, by(quota=1), slots=len(wanted) + 1)
     await cancel(jobs.connection, TENANT, wanted[1])
     assert await release(jobs.connection, running_quota=5) == []
     # A stray pointer of it finds nothing.
-    gone = await claim_fairly(jobs.connection, [wanted[1]], by(), saturated=False)
+    gone = await claim_fairly(jobs.connection, [wanted[1]], by(), slots=2)
     assert gone.verdicts == [Gone(wanted[1])]
 
 
 async def test_without_the_quota_all_are_released(jobs: Jobs) -> None:
     wanted = await submitted(jobs, 4)
-    await claim_fairly(jobs.connection, wanted, by(quota=1), saturated=False)
+    await claim_fairly(jobs.connection, wanted, by(quota=1), slots=len(wanted) + 1)
     released = await release(jobs.connection, running_quota=0)
     assert {pointer.job_id for pointer in released} == set(wanted[1:])
 

@@ -1,6 +1,7 @@
 """Whose turn it is, without a server."""
 
 from collections import Counter
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
-from taskflow.jobs.turns import Candidate, Plan, Standing, plan
+from taskflow.jobs.turns import Candidate, Plan, Standing, plan, spared
 
 LANE, OTHER_LANE = Lane("default", Priority.MEDIUM), Lane("default", Priority.HIGH)
 NOISY, QUIET, THIRD = (UUID(int=number) for number in (1, 2, 3))
@@ -107,3 +108,45 @@ def test_a_plan_keeps_what_it_promises(
             assert all(by_id[job_id].tenant_id != tenant for job_id in decided.give_way)
         else:
             assert all(by_id[job_id].tenant_id != tenant for job_id in decided.hold)
+
+
+@given(
+    owners=st.lists(TENANTS, min_size=20, max_size=20),
+    elsewhere=st.lists(TENANTS, max_size=3),
+    slots=st.integers(2, 14),
+    too_many=st.integers(-1, 6),
+)
+def test_nobody_gives_way_for_a_slot_that_stays_empty(
+    owners: list[UUID], elsewhere: list[UUID], slots: int, too_many: int
+) -> None:
+    """Pointers in hand are claimed by halves; jobs in their place may have theirs among them."""
+    waiting = [
+        Candidate(uuid4(), owner, LANE, has_pointer=True) for owner in owners[: slots + too_many]
+    ]
+    others = [Candidate(uuid4(), owner, LANE, has_pointer=False) for owner in elsewhere]
+    running: Counter[UUID] = Counter()
+    started: set[UUID] = set()
+    gave_way, free = 0, slots
+    while waiting and free:
+        size = min(free, (slots + 1) // 2)
+        own, waiting = waiting[:size], waiting[size:]
+        present = {each.tenant_id for each in own}
+        rivals = [
+            replace(each, has_pointer=False)
+            for each in [*waiting, *others]
+            if each.tenant_id not in present and each.job_id not in started
+        ]
+        standings = {tenant_id: Standing(running[tenant_id]) for tenant_id in (NOISY, QUIET, THIRD)}
+        decided = decide([*own, *rivals], standings)
+        more = spared(
+            len(decided.give_way),
+            missed=0,
+            surplus=len(own) + len(waiting) - free,
+            free=free - len(decided.start),
+        )
+        started |= {*decided.start, *decided.give_way[:more]}
+        running.update(each.tenant_id for each in [*own, *rivals] if each.job_id in started)
+        gave_way += len(decided.give_way[more:])
+        free -= len(decided.start) + more
+        waiting = [each for each in waiting if each.job_id not in started]
+    assert free == 0 or gave_way == 0

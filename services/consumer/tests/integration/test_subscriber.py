@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +25,7 @@ from taskflow.db.pool import Database, open_database
 from taskflow.db.roles import DatabaseRole
 from taskflow.db.tenants import Session
 from taskflow.jobs.attempts import ClaimedJob
+from taskflow.jobs.contenders import Claim
 from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
@@ -39,7 +41,7 @@ from taskflow_consumer.recorder import Recorder
 from taskflow_consumer.subscriber import Subscriber
 from taskflow_consumer.taker import Claimer, Taker
 from taskflow_consumer.watchdog import MISSES_ALLOWED, Watchdog
-from taskflow_testing.jobs import Jobs
+from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
@@ -312,28 +314,54 @@ async def test_pointers_without_a_slot_are_left_to_others(
     first.gate.set()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a claim asks for, and what waits behind it."""
+
+    jobs: int
+    waiting: int
+
+
+@pytest.fixture
+def claims(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """The claims of the lane in their order; the first one waits until all has been delivered."""
+    claims: list[Asked] = []
+
+    async def all_is_delivered() -> bool:
+        return await depth(broker, "jobs.default.medium") == 0
+
+    async def note(
+        connection: Session, job_ids: Sequence[UUID], by: Claim, *, waiting: int, **changes: Any
+    ) -> Claimed:
+        claims.append(Asked(len(job_ids), waiting))
+        if len(claims) == 1:
+            await eventually(all_is_delivered)
+        return await claim_fairly(connection, job_ids, by, waiting=waiting, **changes)
+
+    monkeypatch.setattr("taskflow_consumer.taker.claim_fairly", note)
+    return claims
+
+
 async def test_slots_are_filled_by_halves(
-    jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, post: Post, start: Start, claims: list[Asked]
 ) -> None:
     """So that one half is claimed while the other one runs."""
-    asked: list[int] = []
-
-    async def count(connection: Session, job_ids: Sequence[UUID], *args: Any, **kwargs: Any) -> Any:
-        asked.append(len(job_ids))
-        return await claim_fairly(connection, job_ids, *args, **kwargs)
-
-    monkeypatch.setattr("taskflow_consumer.taker.claim_fairly", count)
-    waiting = [await post(f"job{n}", type="held") for n in range(5)]
+    posted = [await post(f"job{n}", type="held") for n in range(8)]
     house = await start(concurrency=5)
-    for job_id in waiting:
-        await reach(jobs, job_id, "running")
-    assert max(asked) <= 3
-    assert sum(asked) == 5
+
+    async def all_slots_are_taken() -> bool:
+        return len(house.seen) == 5
+
+    await eventually(all_slots_are_taken)
+    first, second, *_ = claims
+    assert max(claim.jobs for claim in claims) == 3
+    assert second == Asked(min(3, 5 - first.jobs), 8 - first.jobs - second.jobs)
     house.gate.set()
-    for job_id in waiting:
+    for job_id in posted:
         await reach(jobs, job_id, "completed")
 
 
+@pytest.mark.usefixtures("claims")
 async def test_nobody_gives_way_while_there_is_a_slot_for_everybody(
     jobs: Jobs, post: Post, start: Start
 ) -> None:
@@ -345,6 +373,27 @@ async def test_nobody_gives_way_while_there_is_a_slot_for_everybody(
     for job_id in waiting:
         await reach(jobs, job_id, "running")
     assert [(await jobs.row(job_id))["pointer_at"] for job_id in waiting] == before
+    house.gate.set()
+    for job_id in waiting:
+        await reach(jobs, job_id, "completed")
+
+
+@pytest.mark.usefixtures("claims")
+async def test_no_slot_is_empty_while_somebody_has_given_way(
+    jobs: Jobs, post: Post, start: Start
+) -> None:
+    """Though what runs in place of others leaves a pointer in hand that leads to nothing."""
+    tenants = [TENANT] * 10 + [uuid4()] * 10 + [uuid4()] * 6
+    waiting = [await post("text", type="held", tenant_id=tenant_id) for tenant_id in tenants]
+    before = {job_id: (await jobs.row(job_id))["pointer_at"] for job_id in waiting}
+    house = await start(concurrency=20)
+
+    async def all_slots_are_taken() -> bool:
+        return len(house.seen) == 20
+
+    await eventually(all_slots_are_taken)
+    after = {job_id: (await jobs.row(job_id))["pointer_at"] for job_id in waiting}
+    assert sum(after[job_id] != before[job_id] for job_id in waiting) <= len(tenants) - 20
     house.gate.set()
     for job_id in waiting:
         await reach(jobs, job_id, "completed")
