@@ -20,7 +20,8 @@ from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.lanes_aside import LanesAside
 from taskflow_consumer.picker import URGENCY, Picker
-from taskflow_consumer.taker import Picked, Taker
+from taskflow_consumer.settlement import Picked
+from taskflow_consumer.taker import Taker
 from taskflow_consumer.watchdog import Watchdog
 
 MAX_PREFETCH = 200
@@ -76,6 +77,7 @@ class Subscriber:
         task, self._task = self._task, None
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
+        await self._taker.settlement.wait_sent()
 
     async def _run(self) -> None:
         failures = 0
@@ -126,6 +128,7 @@ class Subscriber:
                 self._set_aside(lane, str(error))
 
     async def _close(self) -> None:
+        self._taker.settlement.forget()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             self._judge(consumer)
@@ -158,12 +161,16 @@ class Subscriber:
                 if not self._stopping.is_set():
                     await self._resume()
                 if self._stopping.is_set():
+                    await self._taker.settlement.finish()
                     return
                 batch = self._pick(picker)
                 if self._lost:
+                    self._taker.settlement.check()
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
-                    await self._taker.take(batch, on_outage=self._hand_back_if_possible)
+                    await self._taker.take(
+                        batch, on_outage=self._hand_back_if_possible, on_lost=self._lose
+                    )
                 else:
                     await self._news.wait()
         finally:

@@ -21,15 +21,16 @@ from taskflow.broker.deliveries import Delivery
 from taskflow.broker.message import ReceivedPointer, UndecodableMessage, decode
 from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import TRANSIENT_ERRORS, Database
-from taskflow.errors import PublishFailed, ServiceUnavailable
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.attempts import ClaimedJob, Later, Verdict
 from taskflow.jobs.contenders import Claim
 from taskflow.jobs.fair_claim import MAX_CLAIM, Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
-from taskflow.relay import Dispatch, Relay
+from taskflow.relay import Relay
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
+from taskflow_consumer.settlement import Picked, Settlement
 from taskflow_consumer.spent_pointers import SpentPointers
 
 STAMP_ROUNDING = timedelta(milliseconds=1)
@@ -39,8 +40,6 @@ _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """PostgreSQL is there, and would have the claim once more."""
 _DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUnavailable)
 log = structlog.get_logger(__name__)
-
-Picked = tuple[LaneConsumer, list[Delivery]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Taker:
         self._claimer = claimer
         self._on_watermark = on_watermark
         self._spent = SpentPointers()
-        self._relay = relay
+        self.settlement = Settlement(publisher, relay)
 
     @property
     def claim_size(self) -> int:
@@ -95,12 +94,17 @@ class Taker:
         return min(self._executor.free, half, MAX_CLAIM)
 
     async def take(
-        self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
+        self,
+        batch: Sequence[Picked],
+        *,
+        on_outage: Callable[[], Awaitable[None]],
+        on_lost: Callable[[], None],
     ) -> None:
-        """Claim, start, send on what came too early, acknowledge.
+        """Claim, start, acknowledge; what came too early is sent on first, beside the next claim.
 
         `on_outage` is awaited, and may raise nothing, each time that PostgreSQL was not there for
         the claim; it must be quick, for a claim whose answer was lost has leases that run.
+        `on_lost` is called if the lanes are found lost later on.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`; what was claimed runs all the same.
@@ -119,9 +123,7 @@ class Taker:
         self._note_watermarks(taken, claimed)
         _report_missing_keys(answer.verdicts)
         early = _early(taken, answer.verdicts)
-        await asyncio.gather(*(self._send_on(later) for later in early))
-        for consumer, deliveries in batch:
-            await consumer.acknowledge_through(deliveries[-1])
+        await self.settlement.settle(batch, early, on_lost)
 
     async def _read(self, consumer: LaneConsumer, deliveries: list[Delivery]) -> list[_Taken]:
         taken = []
@@ -176,13 +178,6 @@ class Taker:
             else:
                 log.debug("claimed", asked=len(unique), instead=len(claimed.instead))
                 return claimed
-
-    async def _send_on(self, later: Later) -> None:
-        """To the next rung, and wait for the confirm: acknowledged before it, it could be lost."""
-        try:
-            await self._publisher.publish_later(later.pointer, later.delay_seconds)
-        except PublishFailed:
-            self._relay.send([Dispatch(later.pointer, later.delay_seconds)])
 
     def _note_watermarks(self, taken: list[_Taken], claimed: list[ClaimedJob]) -> None:
         """Tell how far lanes are taken, by what was claimed.

@@ -62,38 +62,47 @@ class Publisher:
         Raises:
             PublishFailed: not confirmed in time; the message may have arrived all the same.
         """
-        await self._publish(encode(pointer), topology.JOBS_EXCHANGE, pointer.lane.key, pointer.lane)
+        await self._publish_to(topology.JOBS_EXCHANGE, pointer)
 
-    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
-        """Put pointers into their lane, one for all, as one piece.
+    async def publish_many(
+        self, pointers: Sequence[Pointer], delay_seconds: float = 0.0
+    ) -> list[PublishFailed | None]:
+        """Put pointers into their lane, one for all, or on its rung for a delay, as one piece.
 
-        For each, in their order, None or why it is not confirmed, as `publish` would raise it.
+        For each, in their order, None or why it is not confirmed, as `publish` and `publish_later`
+        would raise it.
         """
         lane = pointers[0].lane
+        exchange = topology.JOBS_EXCHANGE
+        if delay_seconds > 0:
+            exchange = topology.retry_exchange(rung_for(delay_seconds))
         burst = Burst(pointers)
         unanswered: Exception = PublishFailed("not answered")
         try:
             async with self._patience():
                 await self._declare_lane(lane)
-                await burst.publish(
-                    await self._underlay(),
-                    exchange=topology.JOBS_EXCHANGE,
-                    routing_key=lane.key,
-                )
+                await burst.publish(await self._underlay(), exchange=exchange, routing_key=lane.key)
         except _UNANSWERED as error:
             unanswered = error
         errors = burst.errors(unanswered)
         if not any(errors):
             return [None] * len(pointers)
-        return await asyncio.gather(*map(self._after_burst, pointers, errors))
+        return await asyncio.gather(
+            *(
+                self._after_burst(exchange, pointer, error)
+                for pointer, error in zip(pointers, errors, strict=True)
+            )
+        )
 
-    async def _after_burst(self, pointer: Pointer, error: Exception | None) -> PublishFailed | None:
+    async def _after_burst(
+        self, exchange: str, pointer: Pointer, error: Exception | None
+    ) -> PublishFailed | None:
         if error is None:
             return None
         if not (isinstance(error, _MISSING) and self._broker.may_declare):
             return _failure_of(error)
         try:
-            await self.publish(pointer)
+            await self._publish_to(exchange, pointer)
         except PublishFailed as failure:
             return failure
         return None
@@ -104,9 +113,7 @@ class Publisher:
         Raises:
             PublishFailed: as `publish`.
         """
-        exchange = topology.retry_exchange(rung_for(delay_seconds))
-        # The way back from the rung ends in the lane, so the lane must be there by then.
-        await self._publish(encode(pointer), exchange, pointer.lane.key, pointer.lane)
+        await self._publish_to(topology.retry_exchange(rung_for(delay_seconds)), pointer)
 
     async def publish_dead(self, message: Message, routing_key: str, reason: str) -> None:
         """Put a message that leads nowhere, or a failed job's pointer, among the dead.
@@ -116,6 +123,10 @@ class Publisher:
         """
         message.headers[REASON_HEADER] = reason
         await self._publish(message, topology.DEAD_EXCHANGE, routing_key)
+
+    async def _publish_to(self, exchange: str, pointer: Pointer) -> None:
+        # The way back from a rung ends in the lane, so the lane must be there by then.
+        await self._publish(encode(pointer), exchange, pointer.lane.key, pointer.lane)
 
     async def _publish(
         self, message: Message, exchange: str, routing_key: str, lane: Lane | None = None

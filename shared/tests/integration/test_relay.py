@@ -37,9 +37,11 @@ class HalfMute(Publisher):
         self.unanswered = 0
         self.gives_up = asyncio.Event()
 
-    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+    async def publish_many(
+        self, pointers: Sequence[Pointer], delay_seconds: float = 0.0
+    ) -> list[PublishFailed | None]:
         if pointers[0].lane != self._mute:
-            return await super().publish_many(pointers)
+            return await super().publish_many(pointers, delay_seconds)
         self.unanswered += len(pointers)
         await self.gives_up.wait()
         return [PublishTimedOut("not confirmed") for _ in pointers]

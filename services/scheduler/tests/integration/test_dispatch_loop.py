@@ -73,11 +73,13 @@ class RefusingPublisher(Publisher):
     refused: Lane
     refusals = 0
 
-    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+    async def publish_many(
+        self, pointers: Sequence[Pointer], delay_seconds: float = 0.0
+    ) -> list[PublishFailed | None]:
         if pointers[0].lane == self.refused:
             self.refusals += len(pointers)
             return [PublishFailed("the queue is full") for _ in pointers]
-        return await super().publish_many(pointers)
+        return await super().publish_many(pointers, delay_seconds)
 
 
 async def test_a_lane_that_refuses_does_not_starve_the_others(
@@ -110,11 +112,13 @@ class MutePublisher(Publisher):
     mute: Lane
     unanswered = 0
 
-    async def publish_many(self, pointers: Sequence[Pointer]) -> list[PublishFailed | None]:
+    async def publish_many(
+        self, pointers: Sequence[Pointer], delay_seconds: float = 0.0
+    ) -> list[PublishFailed | None]:
         if pointers[0].lane == self.mute:
             self.unanswered += len(pointers)
             await asyncio.Event().wait()
-        return await super().publish_many(pointers)
+        return await super().publish_many(pointers, delay_seconds)
 
 
 async def test_a_lane_that_confirms_nothing_delays_the_others_by_a_moment(
