@@ -80,9 +80,13 @@ Held = Callable[[asyncpg.Connection], AbstractAsyncContextManager[None]]
 
 
 async def held_back(connection: asyncpg.Connection) -> int:
+    """How many submissions are kept; no other one that waits, as a vacuum of the table may."""
     found = await connection.fetchval(
         "SELECT count(*) FROM pg_locks WHERE NOT granted"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND (relation = 'jobs'::regclass AND mode = 'RowExclusiveLock'"
+        "      OR locktype = 'advisory' AND (classid::bigint << 32 | objid::bigint) = $1)",
+        _HOLD_ID,
     )
     return int(found)
 
