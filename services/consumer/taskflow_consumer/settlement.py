@@ -36,13 +36,16 @@ class Settlement:
         self._failure: BaseException | None = None
         self._subscription = object()
         """Whose tags are acknowledged; another one's mean other messages, or none."""
+        self._on_failed: Callable[[], None] = lambda: None
 
-    async def settle(
-        self, taken: Sequence[Picked], early: Sequence[Later], on_lost: Callable[[], None]
-    ) -> None:
+    def notify_failed(self, on_failed: Callable[[], None]) -> None:
+        """Have `on_failed` called when what was given can't be acknowledged. One listens."""
+        self._on_failed = on_failed
+
+    async def settle(self, taken: Sequence[Picked], early: Sequence[Later]) -> None:
         """Send `early` on, then acknowledge `taken`; returns before that where it takes time.
 
-        `on_lost` is called if it can't be acknowledged then: `check` raises why.
+        What fails then is told to who listens, and raised by `check`.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`.
@@ -56,7 +59,7 @@ class Settlement:
         )
         self._last = task
         self._under_way.add(task)
-        task.add_done_callback(partial(self._end, subscription, on_lost))
+        task.add_done_callback(partial(self._end, subscription))
 
     def check(self) -> None:
         """Raise what kept us from acknowledging, if anything did.
@@ -115,9 +118,7 @@ class Settlement:
         if unsent:
             self._relay.send(Dispatch(later.pointer, later.delay_seconds) for later in unsent)
 
-    def _end(
-        self, subscription: object, on_lost: Callable[[], None], task: "asyncio.Task[None]"
-    ) -> None:
+    def _end(self, subscription: object, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
         error = None if task.cancelled() else task.exception()
         if subscription is not self._subscription:
@@ -126,7 +127,7 @@ class Settlement:
             return
         self._failure = self._failure or error
         if self._failure is not None:
-            on_lost()
+            self._on_failed()
         elif self._last is task:
             self._last = None
 

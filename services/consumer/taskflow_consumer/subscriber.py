@@ -20,7 +20,7 @@ from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.lanes_aside import LanesAside
 from taskflow_consumer.picker import URGENCY, Picker
-from taskflow_consumer.settlement import Picked
+from taskflow_consumer.settlement import Picked, Settlement
 from taskflow_consumer.taker import Taker
 from taskflow_consumer.watchdog import Watchdog
 
@@ -43,11 +43,13 @@ class Subscriber:
         *,
         broker: Broker,
         taker: Taker,
+        settlement: Settlement,
         executor: Executor,
         lanes: Iterable[Lane],
     ) -> None:
         self._broker = broker
         self._taker = taker
+        self._settlement = settlement
         self._executor = executor
         # The most urgent first, so that after a pause their pointers are the first to arrive.
         self._lanes = sorted(lanes, key=lambda lane: URGENCY[lane.priority], reverse=True)
@@ -59,6 +61,7 @@ class Subscriber:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         executor.notify_freed(self._news.set)
+        settlement.notify_failed(self._lose)
 
     def start(self) -> None:
         """Begin to take pointers."""
@@ -77,7 +80,7 @@ class Subscriber:
         task, self._task = self._task, None
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
-        await self._taker.settlement.wait_sent()
+        await self._settlement.wait_sent()
 
     async def _run(self) -> None:
         failures = 0
@@ -128,7 +131,7 @@ class Subscriber:
                 self._set_aside(lane, str(error))
 
     async def _close(self) -> None:
-        self._taker.settlement.forget()
+        self._settlement.forget()
         consumers, self._consumers = self._consumers, []
         for consumer in consumers:
             self._judge(consumer)
@@ -161,16 +164,14 @@ class Subscriber:
                 if not self._stopping.is_set():
                     await self._resume()
                 if self._stopping.is_set():
-                    await self._taker.settlement.finish()
+                    await self._settlement.finish()
                     return
                 batch = self._pick(picker)
                 if self._lost:
-                    self._taker.settlement.check()
+                    self._settlement.check()
                     raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
                 if batch:
-                    await self._taker.take(
-                        batch, on_outage=self._hand_back_if_possible, on_lost=self._lose
-                    )
+                    await self._taker.take(batch, on_outage=self._hand_back_if_possible)
                 else:
                     await self._news.wait()
         finally:

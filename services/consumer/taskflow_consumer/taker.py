@@ -27,7 +27,6 @@ from taskflow.jobs.contenders import Claim
 from taskflow.jobs.fair_claim import MAX_CLAIM, Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
-from taskflow.relay import Relay
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.settlement import Picked, Settlement
@@ -70,7 +69,7 @@ class Taker:
         self,
         *,
         publisher: Publisher,
-        relay: Relay,
+        settlement: Settlement,
         database: Database,
         executor: Executor,
         claimer: Claimer,
@@ -82,7 +81,7 @@ class Taker:
         self._claimer = claimer
         self._on_watermark = on_watermark
         self._spent = SpentPointers()
-        self.settlement = Settlement(publisher, relay)
+        self._settlement = settlement
 
     @property
     def claim_size(self) -> int:
@@ -94,17 +93,12 @@ class Taker:
         return min(self._executor.free, half, MAX_CLAIM)
 
     async def take(
-        self,
-        batch: Sequence[Picked],
-        *,
-        on_outage: Callable[[], Awaitable[None]],
-        on_lost: Callable[[], None],
+        self, batch: Sequence[Picked], *, on_outage: Callable[[], Awaitable[None]]
     ) -> None:
         """Claim, start, acknowledge; what came too early is sent on first, beside the next claim.
 
         `on_outage` is awaited, and may raise nothing, each time that PostgreSQL was not there for
         the claim; it must be quick, for a claim whose answer was lost has leases that run.
-        `on_lost` is called if the lanes are found lost later on.
 
         Raises:
             Exception: one of `broker.outages.BROKER_ERRORS`; what was claimed runs all the same.
@@ -123,7 +117,7 @@ class Taker:
         self._note_watermarks(taken, claimed)
         _report_missing_keys(answer.verdicts)
         early = _early(taken, answer.verdicts)
-        await self.settlement.settle(batch, early, on_lost)
+        await self._settlement.settle(batch, early)
 
     async def _read(self, consumer: LaneConsumer, deliveries: list[Delivery]) -> list[_Taken]:
         taken = []

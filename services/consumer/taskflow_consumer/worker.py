@@ -24,6 +24,7 @@ from taskflow_consumer.middleware.stop import StopReason
 from taskflow_consumer.notes import CheckpointWriter
 from taskflow_consumer.registration import Identity
 from taskflow_consumer.renewal import Renewal
+from taskflow_consumer.settlement import Settlement
 from taskflow_consumer.subscriber import Subscriber
 from taskflow_consumer.taker import Claimer, Taker
 
@@ -67,9 +68,10 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
         max_jobs=settings.max_jobs_per_process,
         max_memory_mib=settings.max_memory_mib,
     )
+    settlement = Settlement(publisher, relay)
     taker = Taker(
         publisher=publisher,
-        relay=relay,
+        settlement=settlement,
         database=database,
         executor=executor,
         claimer=Claimer(
@@ -81,7 +83,9 @@ async def build_worker(premises: Premises, stack: AsyncExitStack) -> Worker:
         ),
         on_watermark=heartbeat.claimed,
     )
-    subscriber = Subscriber(broker=consuming, taker=taker, executor=executor, lanes=me.lanes)
+    subscriber = Subscriber(
+        broker=consuming, taker=taker, settlement=settlement, executor=executor, lanes=me.lanes
+    )
     return Worker(subscriber, executor, renewal)
 
 

@@ -91,6 +91,13 @@ async def settlement(publisher: SlowPublisher, clean_database: str) -> AsyncIter
         await relay.stop(5)
 
 
+def heard(settlement: Settlement) -> asyncio.Event:
+    """Is set when something can't be acknowledged."""
+    event = asyncio.Event()
+    settlement.notify_failed(event.set)
+    return event
+
+
 async def take(broker: Broker, consumer: LaneConsumer) -> tuple[list[Picked], list[Later]]:
     """Two pointers, of which the first came too early."""
     publisher = Publisher(broker, timeout_seconds=5)
@@ -120,10 +127,10 @@ async def test_nothing_is_acknowledged_before_what_is_sent_on_is_confirmed(
     broker: Broker, consumer: LaneConsumer, settlement: Settlement
 ) -> None:
     (first, second), early = await take(broker, consumer)
-    lost = asyncio.Event()
+    lost = heard(settlement)
     async with asyncio.timeout(5):
-        await settlement.settle([first], early, lost.set)
-        await settlement.settle([second], [], lost.set)
+        await settlement.settle([first], early)
+        await settlement.settle([second], [])
 
     await consumer.close()
 
@@ -135,9 +142,9 @@ async def test_all_is_acknowledged_once_it_is(
     broker: Broker, consumer: LaneConsumer, publisher: SlowPublisher, settlement: Settlement
 ) -> None:
     (first, second), early = await take(broker, consumer)
-    lost = asyncio.Event()
-    await settlement.settle([first], early, lost.set)
-    await settlement.settle([second], [], lost.set)
+    lost = heard(settlement)
+    await settlement.settle([first], early)
+    await settlement.settle([second], [])
 
     publisher.confirms.set()
     await asyncio.wait_for(settlement.finish(), 5)
@@ -154,7 +161,7 @@ async def test_what_the_broker_does_not_take_is_left_to_the_relay(
     (first, _), early = await take(broker, consumer)
     publisher.refuses = True
     publisher.confirms.set()
-    await settlement.settle([first], early, asyncio.Event().set)
+    await settlement.settle([first], early)
     await asyncio.wait_for(settlement.finish(), 5)
 
     await consumer.close()
@@ -167,9 +174,9 @@ async def test_who_cannot_acknowledge_any_more_hears_of_it(
     broker: Broker, consumer: LaneConsumer, publisher: SlowPublisher, settlement: Settlement
 ) -> None:
     (first, second), early = await take(broker, consumer)
-    lost = asyncio.Event()
-    await settlement.settle([first], early, lost.set)
-    await settlement.settle([second], [], lost.set)
+    lost = heard(settlement)
+    await settlement.settle([first], early)
+    await settlement.settle([second], [])
     await consumer.close()
     publisher.confirms.set()
     await asyncio.wait_for(lost.wait(), 5)
@@ -186,8 +193,8 @@ async def test_what_is_forgotten_is_sent_on_and_not_acknowledged(
 ) -> None:
     """Its channel is gone, and the tags of the next one mean other messages."""
     (first, _), early = await take(broker, consumer)
-    lost = asyncio.Event()
-    await settlement.settle([first], early, lost.set)
+    lost = heard(settlement)
+    await settlement.settle([first], early)
     settlement.forget()
     publisher.confirms.set()
     await settlement.wait_sent()

@@ -25,6 +25,7 @@ from taskflow_consumer.executor import Executor
 from taskflow_consumer.handler_chain import HandlerChain
 from taskflow_consumer.last_words import LastWords
 from taskflow_consumer.recorder import Recorder
+from taskflow_consumer.settlement import Settlement
 from taskflow_consumer.subscriber import Subscriber
 from taskflow_consumer.taker import Claimer, Taker
 from taskflow_testing.jobs import Jobs
@@ -113,16 +114,17 @@ async def start(
                 concurrency=concurrency,
             )
             stack.push_async_callback(executor.drain, 0)
+            settlement = Settlement(publisher, relay)
             taker = Taker(
                 publisher=publisher,
-                relay=relay,
+                settlement=settlement,
                 database=database,
                 executor=executor,
                 claimer=Claimer(uuid7(), registry.names, 15.0),
                 on_watermark=house.note,
             )
             subscriber = house.subscriber = Subscriber(
-                broker=consuming, taker=taker, executor=executor, lanes=LANES
+                broker=consuming, taker=taker, settlement=settlement, executor=executor, lanes=LANES
             )
             subscriber.start()
             stack.push_async_callback(subscriber.stop)
