@@ -12,7 +12,9 @@ from functools import partial
 import structlog
 
 from taskflow.broker.deliveries import Delivery
+from taskflow.broker.outages import library_cancellations
 from taskflow.broker.publisher import Publisher
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.attempts import Later
 from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.lanes import Lane
@@ -48,7 +50,7 @@ class Settlement:
         What fails then is told to who listens, and raised by `check`.
 
         Raises:
-            Exception: one of `broker.outages.BROKER_ERRORS`.
+            Exception: one of `broker.outages.BROKER_ERRORS`, or `ServiceUnavailable`.
         """
         if not early and self._last is None:
             await _acknowledge(taken)
@@ -65,7 +67,7 @@ class Settlement:
         """Raise what kept us from acknowledging, if anything did.
 
         Raises:
-            Exception: one of `broker.outages.BROKER_ERRORS`.
+            Exception: one of `broker.outages.BROKER_ERRORS`, or `ServiceUnavailable`.
         """
         if self._failure is not None:
             raise self._failure
@@ -74,7 +76,7 @@ class Settlement:
         """Return when all is acknowledged.
 
         Raises:
-            Exception: one of `broker.outages.BROKER_ERRORS`.
+            Exception: one of `broker.outages.BROKER_ERRORS`, or `ServiceUnavailable`.
         """
         while self._last is not None:
             await asyncio.wait({self._last})
@@ -96,12 +98,13 @@ class Settlement:
         taken: Sequence[Picked],
         early: Sequence[Later],
     ) -> None:
-        await self._send_on(early)
-        if previous is not None:
-            await asyncio.wait({previous})
-            previous.result()
-        if subscription is self._subscription:
-            await _acknowledge(taken)
+        with library_cancellations():
+            await self._send_on(early)
+            if previous is not None:
+                await asyncio.wait({previous})
+                previous.result()
+            if subscription is self._subscription:
+                await _acknowledge(taken)
 
     async def _send_on(self, early: Sequence[Later]) -> None:
         together: defaultdict[tuple[Lane, int], list[Later]] = defaultdict(list)
@@ -120,7 +123,12 @@ class Settlement:
 
     def _end(self, subscription: object, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error: BaseException | None
+        if task.cancelled():
+            # What it was to send on is not confirmed.
+            error = ServiceUnavailable("RabbitMQ", "what was to be sent on was cancelled")
+        else:
+            error = task.exception()
         if subscription is not self._subscription:
             if error is not None:
                 log.warning("settlement_failed", error=str(error) or type(error).__name__)

@@ -6,15 +6,15 @@ from uuid import UUID
 from taskflow.broker.deliveries import Delivery
 from taskflow.broker.message import body_of
 
-MAX_REMEMBERED = 1_000
-"""More than the prefetch, so that what has arrived of them is known."""
+MAX_REMEMBERED = 10_000
+"""As many as may lie before them in their lanes, in common floods; more have others give way."""
 
 
 class SpentPointers:
     """Remembers the newest of them, to tell how many of those that have arrived still lead to work.
 
-    One that is not remembered counts as if it did: others may then have given way for nothing, and
-    a slot stays empty for a second.
+    One that is forgotten, or whose job another worker has started, counts as if it did: somebody
+    may then give way for nothing, and a slot stay empty for a second.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,8 @@ class SpentPointers:
     def add(self, job_ids: Iterable[UUID]) -> None:
         """These jobs run; their own pointers are on their way, or here."""
         self._bodies |= dict.fromkeys(map(body_of, job_ids))
-        for oldest in list(self._bodies)[:-MAX_REMEMBERED]:
-            del self._bodies[oldest]
+        while len(self._bodies) > MAX_REMEMBERED:
+            del self._bodies[next(iter(self._bodies))]
 
     def forget(self, deliveries: Iterable[Delivery]) -> None:
         """These have been looked at: should one of their jobs come again, it is to be run."""

@@ -106,8 +106,16 @@ WITH RECURSIVE locked AS MATERIALIZED (
     FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
+), ready AS MATERIALIZED (
+    SELECT id, tenant_id, queue, priority, state FROM locked
+    WHERE state IN {from_states(JobEvent.CLAIM)}
+      AND run_at <= clock_timestamp()
+      AND (expires_at IS NULL OR expires_at > clock_timestamp())
+      AND attempt < attempt_limit
+      AND type = ANY($5::text[])
+      AND {is_openable("locked", "$6")}
 ), own AS MATERIALIZED (
-    SELECT DISTINCT queue, priority, tenant_id FROM locked WHERE (SELECT $8::boolean)
+    SELECT DISTINCT queue, priority, tenant_id FROM ready WHERE (SELECT $8::boolean)
 ), met AS (
     -- Through the tenants whose jobs wait in a lane, to the first that has none of these.
     SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM own
@@ -118,7 +126,7 @@ WITH RECURSIVE locked AS MATERIALIZED (
 ), contended AS MATERIALIZED (
     SELECT queue, priority FROM met WHERE (queue, priority, tenant_id) NOT IN (TABLE own)
 ), undecided AS MATERIALIZED (
-    SELECT id FROM locked
+    SELECT id FROM ready
     WHERE tenant_id IN (SELECT tenant_id FROM limited)
        OR (queue, priority) IN (SELECT queue, priority FROM contended)
 ), claimed AS (
@@ -133,16 +141,9 @@ WITH RECURSIVE locked AS MATERIALIZED (
         progress_percent = NULL,
         progress_message = NULL,
         updated_at = clock_timestamp()
-    FROM locked
-    WHERE jobs.id = locked.id
-      AND locked.state IN {from_states(JobEvent.CLAIM)}
-      AND locked.run_at <= clock_timestamp()
-      AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp())
-      AND locked.attempt < locked.attempt_limit
-      AND locked.type = ANY($5::text[])
-      AND {is_openable("locked", "$6")}
-      AND locked.id NOT IN (SELECT id FROM undecided)
-    RETURNING jobs.id, jobs.tenant_id, locked.state AS source, jobs.attempt, jobs.started_at
+    FROM ready
+    WHERE jobs.id = ready.id AND ready.id NOT IN (SELECT id FROM undecided)
+    RETURNING jobs.id, jobs.tenant_id, ready.state AS source, jobs.attempt, jobs.started_at
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, worker_id)
     SELECT id, tenant_id, 'claim', source, 'running', attempt, $2 FROM claimed
@@ -159,9 +160,7 @@ SELECT locked.id, locked.tenant_id, locked.type, locked.queue, locked.priority, 
        claimed.id IS NOT NULL OR (locked.state = 'running' AND locked.claim_token = $3) AS runs,
        locked.state IN {from_states(JobEvent.CLAIM)}
            AND (locked.expires_at IS NULL OR locked.expires_at > clock_timestamp()) AS waits,
-       locked.type = ANY($5::text[]) AND {is_openable("locked", "$6")}
-           AND locked.attempt < locked.attempt_limit
-           AND locked.id IN (SELECT id FROM undecided) AS is_undecided,
+       locked.id IN (SELECT id FROM undecided) AS is_undecided,
        coalesce((SELECT most FROM limited WHERE limited.tenant_id = locked.tenant_id), 0) AS quota,
        locked.run_at,
        extract(epoch FROM locked.run_at - clock_timestamp())::float8 AS seconds_to_run_at,

@@ -144,7 +144,7 @@ async def _claim_in_turn(
     more = spared(
         len(decided.give_way),
         missed=len(decided.start) - _started(started),  # others had looked at the same moment
-        surplus=len(own) + room.waiting - room.slots,
+        surplus=len(own) - len(decided.hold) + room.waiting - room.slots,
         free=room.slots - _started(started),
     )
     if more:

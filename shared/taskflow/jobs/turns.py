@@ -84,11 +84,13 @@ def spared(give_way: int, *, missed: int, surplus: int, free: int) -> int:
     """How many of those that were to give way start all the same.
 
     `missed`: what was chosen and had been started by others. `surplus`: how many pointers, of those
-    in hand and those that wait behind them, cannot have a slot. `free`: the slots that are left.
+    in hand and those that wait behind them, cannot have a slot; those of what was missed lead to
+    nothing. `free`: the slots that are left.
+
     Who gives way costs two pointers for one start, its own and that of the job in its place. So no
     more than the surplus may, or slots would stay empty until they are back.
     """
-    return min(max(missed, give_way - max(surplus, 0)), free)
+    return max(0, min(give_way - max(surplus - missed, 0), free))
 
 
 def _by(

@@ -49,6 +49,14 @@ async def submitted(jobs: Jobs, count: int, tenant_id: UUID = TENANT) -> list[UU
     return [await jobs.submit(tenant_id=tenant_id) for _ in range(count)]
 
 
+async def submitted_to(queue: str, jobs: Jobs, count: int) -> list[UUID]:
+    return [await jobs.submit(queue=queue) for _ in range(count)]
+
+
+async def _never(*_: object) -> NoReturn:
+    raise AssertionError("there is nobody to look for")
+
+
 async def running(jobs: Jobs, tenant_id: UUID = TENANT) -> int:
     count: int = await jobs.connection.fetchval(
         "SELECT count(*) FROM jobs WHERE state = 'running' AND tenant_id = $1", tenant_id
@@ -116,10 +124,7 @@ async def test_slots_are_shared_between_those_who_wait(jobs: Jobs) -> None:
 async def test_who_all_have_a_pointer_in_hand_need_no_turns(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(*_: object) -> NoReturn:
-        raise AssertionError("there is nobody to look for")
-
-    monkeypatch.setattr("taskflow.jobs.fair_claim.look_at_rivals", never)
+    monkeypatch.setattr("taskflow.jobs.fair_claim.look_at_rivals", _never)
     tenants = [TENANT, QUIET, *(uuid4() for _ in range(5))]
     wanted = [await jobs.submit(tenant_id=tenant_id) for tenant_id in tenants]
     await submitted(jobs, 3)
@@ -139,6 +144,34 @@ async def test_one_of_many_who_has_none_in_hand_has_its_turn(jobs: Jobs, place: 
     claimed = await claim_fairly(jobs.connection, wanted, by(), slots=len(wanted))
     assert its in ran(claimed)
     assert len(ran(claimed)) == len(wanted)
+
+
+async def test_a_pointer_that_leads_to_nothing_is_nobodys_turn(jobs: Jobs) -> None:
+    noisy = await submitted(jobs, 3)
+    spent, *waiting = await submitted(jobs, 3, QUIET)
+    await jobs.claim(spent)
+    claimed = await claim_fairly(jobs.connection, [*noisy, spent], by(), slots=4)
+    assert {*ran(claimed)} & {*waiting}
+
+
+async def test_no_more_start_than_there_are_slots(jobs: Jobs) -> None:
+    """Also where one lane has nothing to decide, and jobs of another tenant start in the other."""
+    alone = await submitted_to("alone", jobs, 3)
+    noisy = await submitted(jobs, 3)
+    await submitted(jobs, 3, QUIET)
+    claimed = await claim_fairly(jobs.connection, [*alone, *noisy], by(), slots=6, waiting=0)
+    assert len(ran(claimed)) == 6
+
+
+@pytest.mark.parametrize("quota", [0, 5])
+async def test_with_slots_to_spare_nobody_is_looked_for(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, quota: int
+) -> None:
+    monkeypatch.setattr("taskflow.jobs.fair_claim.look_at_rivals", _never)
+    noisy = await submitted(jobs, 2)
+    await submitted(jobs, 2, QUIET)
+    claimed = await claim_fairly(jobs.connection, noisy, by(quota), slots=3)
+    assert ran(claimed) == noisy
 
 
 async def test_no_more_give_way_than_there_are_too_many(jobs: Jobs) -> None:

@@ -131,7 +131,7 @@ async def test_a_batch_of_replays_has_the_plan_that_it_would_have_without_a_poli
 @pytest.fixture
 async def unknown_sizes(connection: asyncpg.Connection, clean_database: str) -> AsyncIterator[None]:
     """Nothing is found out about the tables, as an autovacuum would amid what fills them."""
-    del clean_database  # what it empties has no statistics
+    del clean_database  # which comes first: nothing is known of the size of what it has emptied
     tables = "jobs", "idempotency_keys", "job_events"
     for table in tables:
         await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,6 +70,25 @@ def test_a_slot_stays_in_the_lane_of_its_pointer() -> None:
     elsewhere = jobs(QUIET, 1, has_pointer=False, lane=OTHER_LANE)
     decided = decide(noisy + elsewhere, {NOISY: Standing(9), QUIET: Standing(0)})
     assert decided.start == (noisy[0].job_id,)
+
+
+@pytest.mark.parametrize(
+    ("missed", "surplus", "free", "more"),
+    [
+        (0, 2, 9, 1),
+        (0, 0, 9, 3),
+        (0, -5, 9, 3),
+        (0, 5, 9, 0),
+        (2, 2, 9, 3),
+        (1, 2, 9, 2),
+        (0, 0, 1, 1),
+        (0, 0, 0, 0),
+    ],
+)
+def test_of_three_that_are_to_give_way_some_start_after_all(
+    missed: int, surplus: int, free: int, more: int
+) -> None:
+    assert spared(3, missed=missed, surplus=surplus, free=free) == more
 
 
 TENANTS = st.sampled_from([NOISY, QUIET, THIRD])

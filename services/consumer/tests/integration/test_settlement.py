@@ -12,7 +12,7 @@ from taskflow.broker.connection import Broker
 from taskflow.broker.outages import BROKER_ERRORS
 from taskflow.broker.publisher import Publisher
 from taskflow.db.roles import DatabaseRole
-from taskflow.errors import PublishFailed
+from taskflow.errors import PublishFailed, ServiceUnavailable
 from taskflow.jobs.attempts import Later
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.broker
 
 LANE = Lane("settled", Priority.MEDIUM)
 DELAY_SECONDS = 1800
+SOONER_SECONDS = 300
 RUNG = topology.retry_exchange(DELAY_SECONDS)
 """Its exchange and its queue have one name. What is there stays there."""
 
@@ -55,11 +56,13 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
             await channel.queue_delete(topology.lane_queue(LANE))
             await topology.declare(channel)
             await topology.declare_lane(channel, LANE)
-            await (await channel.get_queue(RUNG)).purge()
+            for delay in (DELAY_SECONDS, SOONER_SECONDS):
+                await (await channel.get_queue(topology.retry_exchange(delay))).purge()
         yield broker
         async with broker.short_channel() as channel:
             await channel.queue_delete(topology.lane_queue(LANE))
-            await (await channel.get_queue(RUNG)).purge()
+            for delay in (DELAY_SECONDS, SOONER_SECONDS):
+                await (await channel.get_queue(topology.retry_exchange(delay))).purge()
 
 
 @pytest.fixture
@@ -168,6 +171,37 @@ async def test_what_the_broker_does_not_take_is_left_to_the_relay(
     # The relay sends what is for a rung one by one.
     await depth_reaches(broker, RUNG, 1)
     await depth_reaches(broker, topology.lane_queue(LANE), 1)
+
+
+async def test_each_goes_to_the_rung_of_its_own_delay(
+    broker: Broker, consumer: LaneConsumer, publisher: SlowPublisher, settlement: Settlement
+) -> None:
+    (first, _), early = await take(broker, consumer)
+    sooner = Pointer(uuid7(), LANE, "echo", datetime.now(UTC))
+    publisher.confirms.set()
+    await settlement.settle([first], [*early, Later(sooner, SOONER_SECONDS)])
+    await asyncio.wait_for(settlement.finish(), 5)
+    await depth_reaches(broker, RUNG, 1)
+    await depth_reaches(broker, topology.retry_exchange(SOONER_SECONDS), 1)
+
+
+async def test_what_was_cancelled_is_not_acknowledged(
+    broker: Broker, consumer: LaneConsumer, settlement: Settlement
+) -> None:
+    """As by a library that gives a connection up."""
+    (first, second), early = await take(broker, consumer)
+    lost = heard(settlement)
+    await settlement.settle([first], early)
+    (task,) = settlement._under_way
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait_for(lost.wait(), 5)
+    await settlement.settle([second], [])
+    await settlement.wait_sent()
+    with pytest.raises(ServiceUnavailable):
+        settlement.check()
+    await consumer.close()
+    await depth_reaches(broker, topology.lane_queue(LANE), 2)
 
 
 async def test_who_cannot_acknowledge_any_more_hears_of_it(
