@@ -10,16 +10,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from taskflow.broker import topology
 from taskflow.broker.connection import Broker
-from taskflow.broker.publisher import Publisher
 from taskflow.db.pool import Database
 from taskflow.db.tenants import Session
-from taskflow.errors import PublishFailed
 from taskflow.jobs.contenders import Claim
 from taskflow.jobs.fair_claim import Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.pointers import Pointer
 from taskflow_consumer import resources
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.last_words import LastWords
@@ -283,60 +279,3 @@ async def test_what_was_claimed_starts_though_the_broker_takes_nothing(
 
         row = await jobs.row(quick)
         assert row["finished_at"] - row["started_at"] < timedelta(seconds=2)
-
-
-@pytest.fixture
-def confirms(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Nothing that goes to the ladder is published before it is set."""
-    confirms, publish_many = asyncio.Event(), Publisher.publish_many
-
-    async def publish_slowly(
-        self: Publisher, pointers: Sequence[Pointer], delay_seconds: float = 0.0
-    ) -> list[PublishFailed | None]:
-        if delay_seconds:
-            await asyncio.wait_for(confirms.wait(), 10)
-        return await publish_many(self, pointers, delay_seconds)
-
-    monkeypatch.setattr(Publisher, "publish_many", publish_slowly)
-    return confirms
-
-
-async def test_the_next_claim_does_not_wait_for_what_is_sent_on(
-    jobs: Jobs, post: Post, start: Start, broker: Broker, confirms: asyncio.Event
-) -> None:
-    house = await start(concurrency=1)
-    await post("early", type="unknown")
-    await reach(jobs, await post("after"), "completed")
-
-    stopping = asyncio.create_task(house.subscriber.stop())
-    await asyncio.sleep(0)
-    assert await depth(broker, topology.retry_exchange(5)) == 0
-    confirms.set()
-    await stopping
-
-    # Who stops has settled everything.
-    assert await depth(broker, topology.retry_exchange(5)) == 1
-    assert await depth(broker, "jobs.default.medium") == 0
-
-
-async def test_who_has_lost_its_lanes_settles_what_comes_by_the_next(
-    jobs: Jobs,
-    post: Post,
-    start: Start,
-    broker: Broker,
-    *,
-    amqp_url: str,
-    confirms: asyncio.Event,
-) -> None:
-    async with TcpProxy(amqp_url) as proxy:
-        house = await start(url=proxy.url)
-        await post("early", type="unknown")
-        await reach(jobs, await post("before"), "completed")
-        proxy.cut()
-        await reach(jobs, await post("after"), "completed")
-        confirms.set()
-        await reach(jobs, await post("last"), "completed")
-        await house.subscriber.stop()
-
-    assert await depth(broker, "jobs.default.medium") == 0
-    assert await depth(broker, topology.retry_exchange(5)) >= 1
