@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.claim_sql import is_openable, next_tenant, openable, unseen
+from taskflow.jobs.claim_sql import may_run, next_tenant, openable, unseen
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.losses import count_losses
@@ -107,13 +107,7 @@ WITH RECURSIVE locked AS MATERIALIZED (
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
 ), ready AS MATERIALIZED (
-    SELECT id, tenant_id, queue, priority, state FROM locked
-    WHERE state IN {from_states(JobEvent.CLAIM)}
-      AND run_at <= clock_timestamp()
-      AND (expires_at IS NULL OR expires_at > clock_timestamp())
-      AND attempt < attempt_limit
-      AND type = ANY($5::text[])
-      AND {is_openable("locked", "$6")}
+    SELECT id, tenant_id, queue, priority, state FROM locked WHERE {may_run("locked", "$5", "$6")}
 ), own AS MATERIALIZED (
     SELECT DISTINCT queue, priority, tenant_id FROM ready WHERE (SELECT $8::boolean)
 ), met AS (

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import LiteralString
 
-from taskflow.jobs.guards import state_list
-from taskflow.jobs.states import DISPATCHABLE
+from taskflow.jobs.guards import from_states, state_list
+from taskflow.jobs.states import DISPATCHABLE, JobEvent
 from taskflow.sealing.form import sealed_by_sql
 
 HAS_POINTER = (
@@ -29,6 +29,15 @@ def next_tenant(at: LiteralString) -> LiteralString:
         (SELECT tenant_id FROM jobs
          WHERE {waits} AND {TENANT_IN_TURN} < uuid_send({at}.tenant_id) {order}),
         (SELECT tenant_id FROM jobs WHERE {waits} {order}))"""
+
+
+def may_run(jobs: LiteralString, types: LiteralString, key_ids: LiteralString) -> LiteralString:
+    """Whether a job may be claimed now by who knows these types and has these keys."""
+    return f"""
+    {jobs}.state IN {from_states(JobEvent.CLAIM)} AND {jobs}.run_at <= clock_timestamp()
+    AND ({jobs}.expires_at IS NULL OR {jobs}.expires_at > clock_timestamp())
+    AND {jobs}.attempt < {jobs}.attempt_limit AND {jobs}.type = ANY({types}::text[])
+    AND {is_openable(jobs, key_ids)}"""
 
 
 def is_openable(jobs: LiteralString, key_ids: LiteralString) -> LiteralString:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
@@ -11,14 +11,14 @@ from taskflow.jobs.attempts import Undecided
 from taskflow.jobs.claim_sql import (
     HAS_POINTER,
     TENANT_IN_TURN,
-    is_openable,
+    may_run,
     next_tenant,
     openable,
     unseen,
 )
-from taskflow.jobs.guards import from_states, state_list
+from taskflow.jobs.guards import state_list
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.states import DISPATCHABLE, JobEvent, JobState, Priority
+from taskflow.jobs.states import DISPATCHABLE, JobState, Priority
 from taskflow.jobs.turns import Candidate, Standing
 
 MAX_RIVALS = 100
@@ -40,13 +40,7 @@ class Claim:
     running_quota: int = 0
 
 
-def _may_run(key_ids: LiteralString) -> LiteralString:
-    return f"""
-    state IN {from_states(JobEvent.CLAIM)} AND run_at <= clock_timestamp()
-    AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND attempt < attempt_limit AND type = ANY({unseen("$2::text[]")})
-    AND {is_openable("jobs", unseen(f"{key_ids}::text[]"))}"""
-
+_MAY_RUN = may_run("jobs", unseen("$2::text[]"), unseen("$3::text[]"))
 
 _OWN = "tenant_id uuid, queue text, priority job_priority"
 
@@ -55,7 +49,7 @@ SELECT held.*
 FROM (SELECT DISTINCT tenant_id, queue, priority FROM json_to_recordset($1::json) AS own ({_OWN}))
      AS place
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, run_at, {_may_run("$3")} AS may_run FROM jobs
+    SELECT id, tenant_id, queue, priority, run_at, {_MAY_RUN} AS may_run FROM jobs
     WHERE tenant_id = place.tenant_id AND queue = place.queue AND priority = place.priority
       AND pointer_at = 'infinity' AND state IN {state_list(DISPATCHABLE)}
     ORDER BY tenant_id, queue, priority, run_at LIMIT $4
@@ -88,7 +82,7 @@ WITH RECURSIVE own AS MATERIALIZED (
 SELECT found.*, coalesce(quotas.running_jobs, $4::bigint) AS most
 FROM counted LEFT JOIN tenant_quotas AS quotas USING (tenant_id)
 CROSS JOIN LATERAL (
-    SELECT id, tenant_id, queue, priority, pointer_at, {_may_run("$3")} AS may_run FROM jobs
+    SELECT id, tenant_id, queue, priority, pointer_at, {_MAY_RUN} AS may_run FROM jobs
     WHERE queue = counted.queue AND priority = counted.priority
       AND {TENANT_IN_TURN} = uuid_send(counted.tenant_id)
       AND {HAS_POINTER} AND pointer_at <= now()

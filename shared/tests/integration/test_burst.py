@@ -185,6 +185,22 @@ async def test_a_missing_exchange_is_declared_again_and_nothing_is_lost(
     assert arrived >= {each.job_id for each in sent}
 
 
+async def test_a_missing_rung_is_declared_again_and_what_is_for_it_goes_there(
+    broker: Broker, lane: Lane
+) -> None:
+    publisher, rung = Publisher(broker, timeout_seconds=10), topology.retry_exchange(1800)
+    assert await publisher.publish_many(pointers(lane, 1)) == [None]
+    await bodies(broker, topology.lane_queue(lane))
+    async with broker.short_channel() as channel:
+        await (await channel.get_queue(rung)).purge()
+        await channel.exchange_delete(rung)
+    sent = pointers(lane, 1)
+    assert await publisher.publish_many(sent, 1800) == [None]
+    waiting = {decode(body, {}).job_id for body in await bodies(broker, rung)}
+    assert waiting == {each.job_id for each in sent}
+    assert not await bodies(broker, topology.lane_queue(lane))
+
+
 async def test_a_broker_that_says_nothing_is_given_up_for_all(amqp_url: str, lane: Lane) -> None:
     async with TcpProxy(amqp_url) as proxy, connected_broker(proxy.url) as broker:
         publisher = Publisher(broker, timeout_seconds=1)

@@ -18,6 +18,8 @@ from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_testing.clients import connected_broker
 from taskflow_testing.waiting import eventually
 
+from .consuming import consuming
+
 pytestmark = pytest.mark.broker
 
 LANE = Lane("returned", Priority.MEDIUM)
@@ -36,14 +38,8 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def consumer(broker: Broker) -> AsyncIterator[LaneConsumer]:
-    keeper = await broker.channel()
-    channel = await keeper.get_underlay_channel()
-    consumer = LaneConsumer(
-        LANE, keeper, channel, prefetch=10, on_delivery=lambda: None, on_lost=lambda: None
-    )
-    broker.listen(channel, consumer.receive)
-    yield consumer
-    await consumer.close()
+    async with consuming(broker, LANE) as consumer:
+        yield consumer
 
 
 async def publish(broker: Broker, count: int) -> list[Pointer]:

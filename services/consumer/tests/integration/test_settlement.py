@@ -23,6 +23,8 @@ from taskflow_consumer.settlement import Picked, Settlement
 from taskflow_testing.clients import connected_broker, open_pool
 from taskflow_testing.waiting import eventually
 
+from .consuming import consuming
+
 pytestmark = pytest.mark.broker
 
 LANE = Lane("settled", Priority.MEDIUM)
@@ -67,14 +69,8 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def consumer(broker: Broker) -> AsyncIterator[LaneConsumer]:
-    keeper = await broker.channel()
-    channel = await keeper.get_underlay_channel()
-    consumer = LaneConsumer(
-        LANE, keeper, channel, prefetch=10, on_delivery=lambda: None, on_lost=lambda: None
-    )
-    broker.listen(channel, consumer.receive)
-    yield consumer
-    await consumer.close()
+    async with consuming(broker, LANE) as consumer:
+        yield consumer
 
 
 @pytest.fixture
