@@ -13,9 +13,9 @@ from typing import cast
 import pamqp.frame
 from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp import commands
 
+from taskflow.broker.outages import end_of, ends_explained
 from taskflow.broker.pointer_frames import frames_of
 from taskflow.jobs.pointers import Pointer
 
@@ -36,15 +36,8 @@ class Burst:
             AMQPError, ChannelInvalidStateError: the channel is closed, or was meanwhile.
         """
         payload = self._marshal(channel.number, exchange, routing_key)
-        async with channel.lock:
-            first = channel.delivery_tag + 1
-            self._note(channel, first)
-            try:
-                await channel.write_queue.put(ChannelFrame(payload, should_close=False))
-            except BaseException:
-                # Nothing was written and the lock is ours: the tags are free again.
-                self._take_back(channel, first)
-                raise
+        with ends_explained(channel):
+            first = await self._write(channel, payload)
         try:
             await self._wait(channel)
         finally:
@@ -55,6 +48,18 @@ class Burst:
     def errors(self, unanswered: Exception) -> list[Exception | None]:
         """For each pointer None where it is confirmed, else why not; in their order."""
         return [_error_of(confirm, unanswered) for confirm in self._confirms]
+
+    async def _write(self, channel: Channel, payload: bytes) -> int:
+        async with channel.lock:
+            first = channel.delivery_tag + 1
+            self._note(channel, first)
+            try:
+                await channel.write_queue.put(ChannelFrame(payload, should_close=False))
+            except BaseException:
+                # Nothing was written and the lock is ours: the tags are free again.
+                self._take_back(channel, first)
+                raise
+        return first
 
     def _marshal(self, channel_number: int, exchange: str, routing_key: str) -> bytes:
         publish = pamqp.frame.marshal(
@@ -93,17 +98,9 @@ class Burst:
         try:
             await asyncio.wait({answered, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
-                raise _reason_of(closing)
+                raise end_of(closing)
         finally:
             closing.cancel()
-
-
-def _reason_of(closing: "asyncio.Future[object]") -> Exception:
-    reason = None if closing.cancelled() else closing.exception()
-    # Where the connection ended between two frames, aiormq gives a bare `Exception` as the reason.
-    if isinstance(reason, AMQPError | OSError):
-        return reason
-    return ChannelInvalidStateError("the channel was closed")
 
 
 def _error_of(confirm: "asyncio.Future[object]", unanswered: Exception) -> Exception | None:

@@ -18,8 +18,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from yarl import URL
 
 from taskflow.broker import topology
-from taskflow.broker.deliveries import Listener, TappedConnection
+from taskflow.broker.deliveries import Listener
 from taskflow.broker.outages import BROKER_ERRORS, is_refusal, library_cancellations, said
+from taskflow.broker.tapped_connection import TappedConnection
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
@@ -181,9 +182,6 @@ class Broker:
         """Declare a lane that has no queue. One that only lacks its binding is not found.
 
         Where we may not, a scheduler declares it: it does so for each worker's lanes.
-
-        Nobody else may open a channel of this connection meanwhile: aiormq gives the number of one
-        that the broker closes to the next before it has said so, which costs the connection.
 
         Raises:
             ServiceUnavailable: there is no connection.

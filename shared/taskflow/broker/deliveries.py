@@ -6,18 +6,11 @@ Here the deliveries of channels that somebody listens to are taken out on the wa
 everything else goes on to it as it came.
 """
 
-import asyncio
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
 
-import aio_pika
-from aio_pika.abc import ConnectionParameter
-from aiormq.connection import DEFAULT_PORTS, TransportFactory
-from aiormq.exceptions import AMQPConnectionError
 from pamqp.decode import field_table
-from yarl import URL
 
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _FRAME = struct.Struct(">BHI")
@@ -133,52 +126,3 @@ class DeliveryTap:
             del self._listeners[channel]
             self._incomplete.pop(channel, None)
         return False
-
-
-class TappedConnection(aio_pika.Connection):
-    """A connection whose deliveries can be listened to by `tap`."""
-
-    PARAMETERS = (
-        *aio_pika.Connection.PARAMETERS,
-        ConnectionParameter("transport_factory", parser=lambda factory: factory, is_kwarg=True),
-    )
-
-    def __init__(self, url: URL) -> None:
-        self.tap = DeliveryTap()
-        super().__init__(url, transport_factory=_TappedTransport(self.tap))
-
-
-class _TappedTransport(TransportFactory):
-    """As aiormq's own, but for the reader."""
-
-    def __init__(self, tap: DeliveryTap) -> None:
-        self._tap = tap
-
-    async def create(
-        self, url: URL, **settings: Any
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        contexts = settings.pop("ssl_context_provider")
-        context = await contexts.get_context() if url.scheme == "amqps" else None
-        loop = asyncio.get_running_loop()
-        reader = _TappedReader(self._tap)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            transport, _ = await loop.create_connection(
-                lambda: protocol,
-                url.host or "localhost",
-                url.port or DEFAULT_PORTS[url.scheme],
-                ssl=context,
-                **settings,
-            )
-        except OSError as error:
-            raise AMQPConnectionError(*error.args) from error
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
-
-
-class _TappedReader(asyncio.StreamReader):
-    def __init__(self, tap: DeliveryTap) -> None:
-        super().__init__()
-        self._tap = tap
-
-    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
-        super().feed_data(self._tap.take(bytes(data)))

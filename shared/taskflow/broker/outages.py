@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 
 import aiormq.exceptions
+from aiormq.abc import AbstractChannel
 
 from taskflow.errors import ServiceUnavailable
 from taskflow.tls import certificate_problem
@@ -42,6 +43,25 @@ def library_cancellations() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ServiceUnavailable("RabbitMQ", "the connection was given up") from error
+
+
+@contextlib.contextmanager
+def ends_explained(channel: AbstractChannel) -> Iterator[None]:
+    """Raise why a channel has ended, where aiormq says no more than that it has."""
+    try:
+        yield
+    except aiormq.exceptions.ChannelInvalidStateError as error:
+        raise end_of(channel.closing) from error
+
+
+def end_of(closing: "asyncio.Future[object]") -> Exception:
+    """Why a channel or a connection has ended."""
+    known = closing.done() and not closing.cancelled()
+    reason = closing.exception() if known else None
+    # Where the connection ended between two frames, aiormq gives a bare `Exception` as the reason.
+    if isinstance(reason, aiormq.exceptions.AMQPError | OSError):
+        return reason
+    return aiormq.exceptions.ChannelInvalidStateError("the channel was closed")
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from taskflow.broker import topology
 from taskflow.broker.burst import Burst
 from taskflow.broker.connection import Broker
 from taskflow.broker.message import REASON_HEADER, encode
-from taskflow.broker.outages import BROKER_ERRORS, library_cancellations
+from taskflow.broker.outages import BROKER_ERRORS, ends_explained, library_cancellations
 from taskflow.errors import PublishFailed, PublishTimedOut, ServiceUnavailable
 from taskflow.jobs.backoff import rung_for
 from taskflow.jobs.lanes import Lane
@@ -72,11 +72,20 @@ class Publisher:
         For each, in their order, None or why it is not confirmed, as `publish` and `publish_later`
         would raise it.
         """
-        lane = pointers[0].lane
         exchange = topology.JOBS_EXCHANGE
         if delay_seconds > 0:
             exchange = topology.retry_exchange(rung_for(delay_seconds))
-        burst = Burst(pointers)
+        seen = self._declarations
+        errors = await self._burst(pointers, exchange)
+        missing = [at for at, error in enumerate(errors) if isinstance(error, _MISSING)]
+        if missing and await self._declared_again(seen):
+            again = await self._burst([pointers[at] for at in missing], exchange)
+            for at, error in zip(missing, again, strict=True):
+                errors[at] = error
+        return [None if error is None else _failure_of(error) for error in errors]
+
+    async def _burst(self, pointers: Sequence[Pointer], exchange: str) -> list[Exception | None]:
+        lane, burst = pointers[0].lane, Burst(pointers)
         unanswered: Exception = PublishFailed("not answered")
         try:
             async with self._patience():
@@ -84,28 +93,7 @@ class Publisher:
                 await burst.publish(await self._underlay(), exchange=exchange, routing_key=lane.key)
         except _UNANSWERED as error:
             unanswered = error
-        errors = burst.errors(unanswered)
-        if not any(errors):
-            return [None] * len(pointers)
-        return await asyncio.gather(
-            *(
-                self._after_burst(exchange, pointer, error)
-                for pointer, error in zip(pointers, errors, strict=True)
-            )
-        )
-
-    async def _after_burst(
-        self, exchange: str, pointer: Pointer, error: Exception | None
-    ) -> PublishFailed | None:
-        if error is None:
-            return None
-        if not (isinstance(error, _MISSING) and self._broker.may_declare):
-            return _failure_of(error)
-        try:
-            await self._publish_to(exchange, pointer)
-        except PublishFailed as failure:
-            return failure
-        return None
+        return burst.errors(unanswered)
 
     async def publish_later(self, pointer: Pointer, delay_seconds: float) -> None:
         """Put a pointer on the rung that brings it to its lane after `delay_seconds` at most.
@@ -162,13 +150,15 @@ class Publisher:
             raise PublishTimedOut(f"not confirmed within {self._timeout:g} s") from error
 
     async def _send(self, message: Message, exchange: str, routing_key: str) -> None:
-        confirmation = await (await self._underlay()).basic_publish(
-            message.body,
-            exchange=exchange,
-            routing_key=routing_key,
-            properties=message.properties,
-            mandatory=True,
-        )
+        channel = await self._underlay()
+        with ends_explained(channel):
+            confirmation = await channel.basic_publish(
+                message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                properties=message.properties,
+                mandatory=True,
+            )
         if not isinstance(confirmation, aiormq.spec.Basic.Ack):
             raise PublishFailed(f"the broker refused the message: {confirmation}")
 
@@ -187,6 +177,17 @@ class Publisher:
                 self._declared.clear()
                 self._channel = await self._broker.channel(publisher_confirms=True)
             return self._channel
+
+    async def _declared_again(self, seen: int) -> bool:
+        if not self._broker.may_declare:
+            return False
+        try:
+            async with self._failures():
+                await self._declare_all(seen)
+        except PublishFailed as failure:
+            log.warning("topology_not_declared", error=str(failure))
+            return False
+        return True
 
     async def _declare_all(self, seen: int) -> None:
         """Declare the topology, unless somebody has done so since `seen`: a window fails as one."""

@@ -5,7 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiormq
 import pytest
@@ -185,20 +185,36 @@ async def test_a_missing_exchange_is_declared_again_and_nothing_is_lost(
     assert arrived >= {each.job_id for each in sent}
 
 
-async def test_a_missing_rung_is_declared_again_and_what_is_for_it_goes_there(
-    broker: Broker, lane: Lane
-) -> None:
-    publisher, rung = Publisher(broker, timeout_seconds=10), topology.retry_exchange(1800)
-    assert await publisher.publish_many(pointers(lane, 1)) == [None]
-    await bodies(broker, topology.lane_queue(lane))
+@pytest.fixture
+async def missing_rung(broker: Broker) -> AsyncIterator[str]:
+    """The rung of half an hour with its queue empty and without its exchange."""
+    rung = topology.retry_exchange(1800)
     async with broker.short_channel() as channel:
         await (await channel.get_queue(rung)).purge()
         await channel.exchange_delete(rung)
-    sent = pointers(lane, 1)
-    assert await publisher.publish_many(sent, 1800) == [None]
-    waiting = {decode(body, {}).job_id for body in await bodies(broker, rung)}
-    assert waiting == {each.job_id for each in sent}
+    yield rung
+    await broker.declare_topology()
+
+
+async def waiting_at(broker: Broker, queue: str) -> set[UUID]:
+    return {decode(body, {}).job_id for body in await bodies(broker, queue)}
+
+
+async def test_a_missing_rung_is_declared_again_and_what_is_for_it_goes_there(
+    broker: Broker, lane: Lane, missing_rung: str
+) -> None:
+    publisher, sent = Publisher(broker, timeout_seconds=10), pointers(lane, 20)
+    assert await publisher.publish_many(sent, 1800) == [None] * 20
+    assert await waiting_at(broker, missing_rung) == {each.job_id for each in sent}
     assert not await bodies(broker, topology.lane_queue(lane))
+
+
+async def test_a_rung_that_many_miss_at_once_costs_a_channel_and_not_the_connection(
+    broker: Broker, lane: Lane, missing_rung: str
+) -> None:
+    publisher, sent = Publisher(broker, timeout_seconds=10), pointers(lane, 20)
+    await asyncio.gather(*(publisher.publish_later(each, 1800) for each in sent))
+    assert await waiting_at(broker, missing_rung) >= {each.job_id for each in sent}
 
 
 async def test_a_broker_that_says_nothing_is_given_up_for_all(amqp_url: str, lane: Lane) -> None:
