@@ -133,8 +133,9 @@ class Settlement:
             if error is not None:
                 log.warning("settlement_failed", error=str(error) or type(error).__name__)
             return
-        self._failure = self._failure or error
-        if self._failure is not None:
+        if error is not None:
+            # What comes after fails by the same.
+            self._failure = error
             self._on_failed()
         elif self._last is task:
             self._last = None

@@ -115,7 +115,7 @@ async def start(
             )
             stack.push_async_callback(executor.drain, 0)
             settlement = Settlement(publisher, relay)
-            taker = Taker(
+            taker = house.taker = Taker(
                 publisher=publisher,
                 settlement=settlement,
                 database=database,

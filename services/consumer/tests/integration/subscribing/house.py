@@ -16,6 +16,7 @@ from taskflow.jobs.lanes import Lane
 from taskflow.jobs.outcomes import Attempt
 from taskflow.jobs.states import Priority
 from taskflow_consumer.subscriber import Subscriber
+from taskflow_consumer.taker import Taker
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.waiting import eventually
 
@@ -55,6 +56,7 @@ class House:
         self.watermarks: dict[str, datetime] = {}
         self.consuming: Broker
         self.subscriber: Subscriber
+        self.taker: Taker
 
     def note(self, lane_key: str, pointer_at: datetime) -> None:
         self.watermarks[lane_key] = max(pointer_at, self.watermarks.get(lane_key, pointer_at))

@@ -127,6 +127,11 @@ async def test_no_slot_is_empty_while_somebody_has_given_way(
     for job_id in waiting:
         await reach(jobs, job_id, "completed")
 
+    async def no_pointer_is_expected_any_more() -> bool:
+        return not house.taker._spent._bodies
+
+    await eventually(no_pointer_is_expected_any_more)
+
 
 async def test_a_claim_that_met_another_hands_nothing_back(
     jobs: Jobs, post: Post, start: Start, monkeypatch: pytest.MonkeyPatch

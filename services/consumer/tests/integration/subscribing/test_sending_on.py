@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
+from structlog.testing import capture_logs
 
 from taskflow.broker import topology
 from taskflow.broker.connection import Broker
@@ -15,6 +16,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
+from taskflow_testing.waiting import eventually
 
 from .house import Post, Start, depth, reach
 
@@ -92,14 +94,46 @@ async def test_who_could_not_acknowledge_begins_anew(
     async def fail_once(self: LaneConsumer, delivery: Delivery) -> None:
         if not failed.is_set():
             failed.set()
-            raise ChannelInvalidStateError("closed")
+            raise ChannelInvalidStateError("refused")
         await acknowledge(self, delivery)
 
     monkeypatch.setattr(LaneConsumer, "acknowledge_through", fail_once)
-    house = await start()
-    await post("early", type="unknown")
-    confirms.set()
-    await asyncio.wait_for(failed.wait(), 10)
-    await reach(jobs, await post("after"), "completed")
-    await house.subscriber.stop()
+    with capture_logs() as logs:
+        house = await start()
+        await post("early", type="unknown")
+        confirms.set()
+        await asyncio.wait_for(failed.wait(), 10)
+        await reach(jobs, await post("after"), "completed")
+        await house.subscriber.stop()
+    assert [line["error"] for line in logs if line["event"] == "subscription_lost"] == ["refused"]
     assert await depth(broker, "jobs.default.medium") == 0
+
+
+async def test_who_stops_without_its_lanes_has_sent_on_what_it_was_to(
+    jobs: Jobs,
+    post: Post,
+    start: Start,
+    broker: Broker,
+    *,
+    amqp_url: str,
+    confirms: asyncio.Event,
+) -> None:
+    async with TcpProxy(amqp_url) as proxy:
+        house = await start(url=proxy.url)
+        await post("early", type="unknown")
+        await reach(jobs, await post("before"), "completed")
+        proxy.freeze()
+        proxy.cut()
+
+        async def lanes_are_gone() -> bool:
+            return not house.subscriber._consumers
+
+        await eventually(lanes_are_gone)
+        stopping = asyncio.create_task(house.subscriber.stop())
+        # Less than it may take to end, and more than it would if it waited for nothing.
+        await asyncio.wait({stopping}, timeout=0.5)
+        confirms.set()
+        await stopping
+        proxy.thaw()
+
+    assert await depth(broker, topology.retry_exchange(5)) == 1
