@@ -8,7 +8,6 @@ with this process is found by the scheduler's rule for lost pointers (docs/decis
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -25,6 +24,7 @@ from taskflow.jobs.dispatch import unstamp
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.pointers import Pointer
 from taskflow.relay_backlog import Backlog, Batch, Destination
+from taskflow.values import value_type
 
 WINDOW = 1000
 """How many messages may wait for their confirms at once; for one destination, half of them."""
@@ -38,7 +38,7 @@ NOTE_SLICE = 2000
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Dispatch:
     """A pointer, and for how many seconds the ladder carries it first (0: straight to its lane)."""
 
@@ -46,7 +46,7 @@ class Dispatch:
     delay_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Burial:
     """A failed job's pointer on its way to the dead; PostgreSQL keeps the truth of it."""
 
@@ -62,7 +62,7 @@ _Errors = Sequence[BaseException | None]
 """Of what was sent together, for each why it was not confirmed."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class _Entry:
     sending: Sending
     batch: Batch

@@ -1,7 +1,6 @@
 """From a request to a job that can be inserted: checked, its defaults filled in, its id chosen."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from taskflow.jobs.new_job import Idempotency, NewJob
 from taskflow.jobs.schemas import JobRequest
 from taskflow.jobs.views import JOBS_PATH
 from taskflow.sealing.ring import SealingKeyRing
+from taskflow.values import value_type
 from taskflow_api.job_type_rights import JobTypeNotAllowed, JobTypeRights
 from taskflow_api.job_types import JobTypes
 from taskflow_api.secret_fields import NO_SECRETS, SecretFields
@@ -31,7 +31,7 @@ _DEFAULT_MAX_ATTEMPTS = 4
 _encode_canonically = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Defaults:
     """What a job takes from its type that it doesn't say itself, and what of it isn't shown."""
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.log_lines import render_json
+from taskflow.values import value_type
 
 LOGGER_NAME = "taskflow"
 """What the lines that say what is missing name as their logger."""
@@ -90,7 +91,7 @@ class AttemptLines:
         return self.render("warning", f"… {text}", LOGGER_NAME, {})
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Stretch:
     """Lines of one attempt that belong together, at most a piece long."""
 

@@ -27,6 +27,7 @@ from taskflow.jobs.contenders import Claim
 from taskflow.jobs.fair_claim import MAX_CLAIM, Claimed, claim_fairly
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
+from taskflow.values import value_type
 from taskflow_consumer.executor import Executor
 from taskflow_consumer.lane_consumer import LaneConsumer
 from taskflow_consumer.settlement import Picked, Settlement
@@ -41,7 +42,7 @@ _DATABASE_AWAY: tuple[type[BaseException], ...] = (*TRANSIENT_ERRORS, ServiceUna
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class _Taken:
     """A pointer and where it came from."""
 

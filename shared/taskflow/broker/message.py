@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from aio_pika import DeliveryMode, Message
 
 from taskflow.errors import TaskFlowError
 from taskflow.jobs.pointers import Pointer
+from taskflow.values import value_type
 
 VERSION = 1
 CONTENT_TYPE = "application/json"
@@ -22,7 +22,7 @@ class UndecodableMessage(TaskFlowError):
     """A message that says nothing we know; its text is the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class ReceivedPointer:
     """What a consumer reads of a pointer. Lane and type are the job row's to tell."""
 

@@ -5,7 +5,6 @@ unsorted batches deadlock with each other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +19,7 @@ from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.states import JobEvent, sources, targets
 from taskflow.jobs.usage import count_changes
 from taskflow.sealing.form import json_sealed_by
+from taskflow.values import value_type
 
 NOT_OURS_DELAY_SECONDS = 5.0
 NOT_OURS_LAST_DELAY_SECONDS = 60.0
@@ -28,7 +28,7 @@ key to it: as long again as the job has waited by then, within these bounds, so 
 don't crowd a lane."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class ClaimedJob:
     """A job that this worker now runs, with what its handler needs.
 
@@ -59,7 +59,7 @@ class ClaimedJob:
         return self.attempt.number - (self.attempt_limit - self.max_attempts)
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Later:
     """The pointer came before its time, or to who can't run its job: to a rung of the ladder.
 
@@ -73,14 +73,14 @@ class Later:
     is_new: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Gone:
     """There is nothing to run: another worker got there first, or the job has ended."""
 
     job_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Undecided:
     """It may run unless it has to give way to others, or to a quota: `fair_claim` judges that.
 

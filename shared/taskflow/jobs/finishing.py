@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -16,9 +15,10 @@ from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.outcomes import CANCELLED_WHILE_RUNNING, Attempt, Outcome, OutcomeKind
 from taskflow.jobs.states import TERMINAL, JobEvent, JobState, targets
 from taskflow.jobs.usage import count_changes
+from taskflow.values import value_type
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Recorded:
     """Where a job stands after its outcome was recorded, with what its next pointer needs."""
 
@@ -34,7 +34,7 @@ class Recorded:
     """Whether jobs of this tenant are held, so that one may start now."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Stale:
     """The outcome was refused: the job had moved on without this worker."""
 

@@ -1,16 +1,17 @@
 """A job on its way in, and what became of it: values without a server."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from taskflow.jobs.states import JobState, Priority
+from taskflow.values import value_type
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Idempotency:
     """A client's key for one path, and what stands for the canonical request (32 bytes).
 
@@ -23,7 +24,7 @@ class Idempotency:
     also: Sequence[bytes] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class NewJob:
     """A job to insert: validated, its defaults filled in, its id chosen.
 
@@ -66,7 +67,7 @@ class SubmissionKind(StrEnum):
     REPLAYED_DEDUPLICATED = "replayed_deduplicated"
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class FilledIn:
     """What a job's type may have filled in when the job was accepted; it never changes."""
 
@@ -75,7 +76,7 @@ class FilledIn:
     timeout_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Submission:
     """An answer: which job, and in which state it was when it was accepted (times in UTC).
 

@@ -1,11 +1,11 @@
 """What an attempt came to: one frozen value, decided here, recorded by `finishing.finish`."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from taskflow.jobs.backoff import Backoff
+from taskflow.values import value_type
 
 MAX_ERROR_MESSAGE_CHARACTERS = 4_000
 
@@ -20,7 +20,7 @@ class OutcomeKind(StrEnum):
     RELEASED = "released"
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class JobError:
     """Why an attempt failed, as the API shows it."""
 
@@ -38,7 +38,7 @@ CANCELLED_WHILE_RUNNING = JobError(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Attempt:
     """The right to write to a running job: who runs it, as which attempt.
 
@@ -51,7 +51,7 @@ class Attempt:
     worker_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Outcome:
     """How an attempt ended; made by the functions below, never changed.
 

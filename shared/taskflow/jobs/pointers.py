@@ -1,13 +1,13 @@
 """What leads from the broker to a waiting job, as a value without a broker."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from taskflow.jobs.lanes import Lane
+from taskflow.values import value_type
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Pointer:
     """Where a waiting job is found, and when its pointer was stamped (database time).
 

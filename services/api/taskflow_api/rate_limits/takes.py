@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from taskflow.values import value_type
 from taskflow_api.rate_limits.bucket import MS, Policy
 
 
@@ -21,7 +22,7 @@ class Bucket:
         return f"taskflow:limit:{policy.name}:{policy.quota}/{policy.window_seconds}:{self.owner}"
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Take:
     """So many tokens, wanted from each of these buckets or from none."""
 
@@ -29,7 +30,7 @@ class Take:
     cost: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Taken:
     """Whether they were had, and what each bucket owes now."""
 

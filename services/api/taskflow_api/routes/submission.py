@@ -1,7 +1,5 @@
 """POST /api/v1/jobs."""
 
-from dataclasses import dataclass
-
 import structlog
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
@@ -10,6 +8,7 @@ from starlette.responses import Response
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobRequest, JobView
 from taskflow.jobs.views import accepted_members, job_path
+from taskflow.values import value_type
 from taskflow_api import problems
 from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
@@ -104,7 +103,7 @@ async def submit_job(
     return Response(answer.content, answer.status_code, headers, MEDIA_TYPE)
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class SubmissionAnswer:
     """What a client is told of a submission: a status, and the job's JSON."""
 

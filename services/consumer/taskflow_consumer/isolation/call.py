@@ -1,18 +1,18 @@
 """The call of a handler: payload in, ending out, whatever it does."""
 
 import inspect
-from dataclasses import dataclass
 from uuid import UUID
 
 from taskflow.sdk.context import AttemptServices, JobContext, SyncJobContext
 from taskflow.sdk.errors import InvalidPayload, JsonTooLarge, NotJson
 from taskflow.sdk.job_type import JobType
 from taskflow.sdk.json_values import encode_json
+from taskflow.values import value_type
 from taskflow_consumer.isolation.ending import Ending, Raised, Returned, raised, refused
 from taskflow_consumer.isolation.memory_limit import MemoryLimit
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Call:
     """A handler's call, ready to be made."""
 

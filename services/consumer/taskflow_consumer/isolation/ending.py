@@ -1,26 +1,26 @@
 """How the call of a handler ended, as a value that can cross threads and processes."""
 
 import traceback
-from dataclasses import dataclass
 
 from taskflow.jobs.outcomes import MAX_ERROR_MESSAGE_CHARACTERS, JobError
 from taskflow.jobs.schemas import MAX_DELAY_SECONDS
 from taskflow.sdk.errors import Fail, Retry, finite
 from taskflow.sdk.json_values import said, storable_text
+from taskflow.values import value_type
 from taskflow_consumer.isolation.contained_exits import ContainedExit
 
 MAX_TYPE_CHARACTERS = 200
 MAX_TRACEBACK_CHARACTERS = 30_000
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Returned:
     """The handler returned; `result_json` is what, as JSON text."""
 
     result_json: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_type
 class Raised:
     """The handler, or what is needed to call it, failed.
 
