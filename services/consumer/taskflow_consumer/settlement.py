@@ -134,8 +134,8 @@ class Settlement:
                 log.warning("settlement_failed", error=str(error) or type(error).__name__)
             return
         if error is not None:
-            # What comes after fails by the same.
-            self._failure = error
+            # What comes after fails by it as well, and may say less.
+            self._failure = self._failure or error
             self._on_failed()
         elif self._last is task:
             self._last = None

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from pamqp.decode import field_table
 
+CHANNEL_CLOSE, CHANNEL_CLOSE_OK = struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41)
+
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 _FRAME = struct.Struct(">BHI")
-_FRAME_END = 0xCE
-_HEARTBEAT_FRAME = _FRAME.pack(_HEARTBEAT, 0, 0) + bytes([_FRAME_END])
+_FRAME_END = bytes([0xCE])
+_HEARTBEAT_FRAME = _FRAME.pack(_HEARTBEAT, 0, 0) + _FRAME_END
 _DELIVER = struct.pack(">HH", 60, 60)
-_CHANNEL_ENDS = frozenset({struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41)})
 _LONG = struct.Struct(">Q")
 _FLAGS = struct.Struct(">H")
 _HAS_CONTENT_TYPE, _HAS_CONTENT_ENCODING, _HAS_HEADERS = 0x8000, 0x4000, 0x2000
@@ -55,10 +56,24 @@ Listener = Callable[[list[Delivery]], None]
 """Is called as the bytes are read, and must neither wait nor raise."""
 
 
-class DeliveryTap:
-    """Takes deliveries out of the bytes of one connection."""
+def method_of(data: bytes, at: int = 0) -> bytes:
+    """Which method a frame that begins at `at` is, if it is one."""
+    return data[at + _FRAME.size : at + _FRAME.size + 4]
 
-    def __init__(self) -> None:
+
+def method_frame(channel: int, method: bytes) -> bytes:
+    """The frame of a method without arguments."""
+    return _FRAME.pack(_METHOD, channel, len(method)) + method + _FRAME_END
+
+
+class DeliveryTap:
+    """Takes deliveries out of the bytes of one connection.
+
+    `on_close` is called with the number of each channel that the broker closes, as that is read.
+    """
+
+    def __init__(self, on_close: Callable[[int], None] = lambda _: None) -> None:
+        self.on_close = on_close
         self._listeners: dict[int, Listener] = {}
         self._incomplete: dict[int, Delivery] = {}
         self._rest = b""
@@ -85,6 +100,8 @@ class DeliveryTap:
                 break
             if end >= len(data):
                 break
+            if kind == _METHOD and method_of(data, at) == CHANNEL_CLOSE:
+                self.on_close(channel)
             payload = data[at + _FRAME.size : end] if channel in self._listeners else None
             if payload is not None and self._is_taken(kind, channel, payload, arrived):
                 passed.append(data[begin:at])
@@ -92,12 +109,15 @@ class DeliveryTap:
             at = end + 1
         passed.append(data[begin:at])
         self._rest = data[at:]
+        self._hand_over(arrived)
+        # A connection that seems to be silent is given up.
+        return b"".join(passed) or (_HEARTBEAT_FRAME if begin else b"")
+
+    def _hand_over(self, arrived: Mapping[int, list[Delivery]]) -> None:
         for channel, deliveries in arrived.items():
             # What came before the end of its channel is in its queue again.
             if channel in self._listeners:
                 self._listeners[channel](deliveries)
-        # A connection that seems to be silent is given up.
-        return b"".join(passed) or (_HEARTBEAT_FRAME if begin else b"")
 
     def _is_taken(
         self, kind: int, channel: int, payload: bytes, arrived: dict[int, list[Delivery]]
@@ -121,7 +141,7 @@ class DeliveryTap:
             (tag,) = _LONG.unpack_from(payload, 5 + payload[4])
             self._incomplete[channel] = Delivery(tag)
             return True
-        if method in _CHANNEL_ENDS:
+        if method in (CHANNEL_CLOSE, CHANNEL_CLOSE_OK):
             # Another one may have its number from now on.
             del self._listeners[channel]
             self._incomplete.pop(channel, None)

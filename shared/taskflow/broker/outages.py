@@ -58,9 +58,11 @@ def end_of(closing: "asyncio.Future[object]") -> Exception:
     """Why a channel or a connection has ended."""
     known = closing.done() and not closing.cancelled()
     reason = closing.exception() if known else None
-    # Where the connection ended between two frames, aiormq gives a bare `Exception` as the reason.
-    if isinstance(reason, aiormq.exceptions.AMQPError | OSError):
-        return reason
+    # Where the connection ended between two frames, aiormq gives a bare `Exception` as the reason,
+    # and for a close of ours one that says nothing.
+    if isinstance(reason, aiormq.exceptions.AMQPError | OSError) and reason.args != (None, None):
+        # All who wait raise it, each of whom would lengthen its traceback.
+        return reason.with_traceback(None)
     return aiormq.exceptions.ChannelInvalidStateError("the channel was closed")
 
 

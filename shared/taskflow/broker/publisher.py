@@ -70,7 +70,8 @@ class Publisher:
         """Put pointers into their lane, one for all, or on its rung for a delay, as one piece.
 
         For each, in their order, None or why it is not confirmed, as `publish` and `publish_later`
-        would raise it.
+        would raise it. Where something is missing, a declaration and another try may take as long
+        again each.
         """
         exchange = topology.JOBS_EXCHANGE
         if delay_seconds > 0:

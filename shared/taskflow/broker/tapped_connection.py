@@ -12,33 +12,41 @@ from aiormq.connection import DEFAULT_PORTS, TransportFactory
 from aiormq.exceptions import AMQPConnectionError
 from yarl import URL
 
-from taskflow.broker.deliveries import DeliveryTap
+from taskflow.broker.deliveries import (
+    CHANNEL_CLOSE,
+    CHANNEL_CLOSE_OK,
+    DeliveryTap,
+    method_frame,
+    method_of,
+)
 
 _MAX_CHANNEL = 65_535
-_METHOD_AT, _METHOD_END = 7, 11
-_OPEN = struct.pack(">HH", 20, 10)
-_CLOSE, _CLOSE_OK = struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41)
+_CHANNEL_OPEN = struct.pack(">HH", 20, 10)
 
 
 class ClosedChannels:
-    """The channels on which this side has said close, or that it has seen the broker close.
+    """The channels that either side has closed, on which nothing more may be written.
 
-    Nothing may follow on them, and the broker hangs up on who sends more. aiormq sends what waits
-    for its turn on a channel even so (https://www.rabbitmq.com/docs/channels#error-handling).
+    The broker hangs up on who does, and aiormq sends what waits for its turn on a channel even so
+    (https://www.rabbitmq.com/docs/channels#error-handling).
     """
 
     def __init__(self) -> None:
-        self._closed: set[bytes] = set()
+        self._closed: set[int] = set()
+
+    def add(self, channel: int) -> None:
+        """The broker has closed it."""
+        self._closed.add(channel)
 
     def may_pass(self, frames: bytes) -> bool:
-        """Whether frames, all of one channel, may be written; note it if they close or open it."""
-        channel, method = frames[1:3], frames[_METHOD_AT:_METHOD_END]
-        if method == _OPEN:
+        """Whether frames, all of one channel, may be written; note it if they open or close it."""
+        channel, method = int.from_bytes(frames[1:3]), method_of(frames)
+        if method == _CHANNEL_OPEN:
             self._closed.discard(channel)
-        elif channel in self._closed:
-            # Both may have said close at once, and each answers the other.
-            return method == _CLOSE_OK
-        elif method in (_CLOSE, _CLOSE_OK):
+        elif channel in self._closed or method == CHANNEL_CLOSE_OK:
+            # A close of the broker's has been answered as it was read.
+            return False
+        elif method == CHANNEL_CLOSE:
             self._closed.add(channel)
         return True
 
@@ -104,7 +112,9 @@ class _TappedTransport(TransportFactory):
             )
         except OSError as error:
             raise AMQPConnectionError(*error.args) from error
-        return reader, _GuardedWriter(transport, protocol, reader, loop)
+        writer = _GuardedWriter(transport, protocol, reader, loop)
+        self._tap.on_close = writer.answer_close
+        return reader, writer
 
 
 class _TappedReader(asyncio.StreamReader):
@@ -117,7 +127,11 @@ class _TappedReader(asyncio.StreamReader):
 
 
 class _GuardedWriter(asyncio.StreamWriter):
-    """Writes no more on a channel that was closed; its users learn of the end from aiormq."""
+    """Writes no more on a channel that was closed; its users learn of the end from aiormq.
+
+    It answers the broker's close itself: aiormq doesn't where both sides close at once, or where
+    more are closed than its queue has room for, and an unanswered one keeps its number taken.
+    """
 
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
@@ -127,3 +141,8 @@ class _GuardedWriter(asyncio.StreamWriter):
         frames = bytes(data)
         if self._closed.may_pass(frames):
             super().write(frames)
+
+    def answer_close(self, channel: int) -> None:
+        self._closed.add(channel)
+        if not self.is_closing():
+            super().write(method_frame(channel, CHANNEL_CLOSE_OK))

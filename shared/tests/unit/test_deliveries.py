@@ -120,6 +120,16 @@ def test_headers_that_are_nested_too_deeply_are_shown() -> None:
     assert deep.headers == {"unreadable": deep.header}
 
 
+@given(st.integers(min_value=1, max_value=30))
+def test_a_close_is_told_once_it_is_read(piece: int) -> None:
+    closed: list[int] = []
+    tap = DeliveryTap(closed.append)
+    ends = [(OURS, commands.Channel.Close(404, "", 0, 0)), (OTHER, commands.Channel.CloseOk())]
+    data = b"".join(frame.marshal(end, number) for number, end in ends) + HEARTBEAT
+    passed = b"".join(tap.take(data[at : at + piece]) for at in range(0, len(data), piece))
+    assert (closed, passed) == ([OURS], data)
+
+
 @pytest.mark.parametrize("end", [commands.Channel.CloseOk(), commands.Channel.Close(404, "", 0, 0)])
 def test_a_channels_number_is_given_again(end: commands.Channel.Close) -> None:
     tap, heard = tapped()

@@ -194,7 +194,7 @@ async def test_what_was_cancelled_is_not_acknowledged(
     await asyncio.wait_for(lost.wait(), 5)
     await settlement.settle([second], [])
     await settlement.wait_sent()
-    with pytest.raises(ServiceUnavailable):
+    with pytest.raises(ServiceUnavailable, match="was cancelled"):
         settlement.check()
     await consumer.close()
     await depth_reaches(broker, topology.lane_queue(LANE), 2)
