@@ -20,7 +20,7 @@ def test_equal_values_are_one_in_a_set() -> None:
 
 def test_a_value_is_replaced_by_another_and_travels() -> None:
     there = replace(Place("here"), name="there")
-    assert pickle.loads(pickle.dumps(there)) == there == Place("there")  # noqa: S301
+    assert pickle.loads(pickle.dumps(there)) == there == Place("there")  # noqa: S301 - our own bytes
 
 
 def test_a_value_has_no_other_members() -> None:
