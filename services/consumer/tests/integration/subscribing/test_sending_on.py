@@ -1,7 +1,7 @@
 """What came too early is sent on beside the next claim, and acknowledged after that."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from aiormq.exceptions import ChannelInvalidStateError
@@ -18,7 +18,7 @@ from taskflow_testing.jobs import Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
 from taskflow_testing.waiting import eventually
 
-from .house import Post, Start, depth, reach
+from .house import House, Post, Start, depth, reach
 
 pytestmark = pytest.mark.broker
 
@@ -37,6 +37,20 @@ def confirms(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     monkeypatch.setattr(Publisher, "publish_many", publish_slowly)
     return confirms
+
+
+@pytest.fixture
+async def sending(
+    jobs: Jobs, post: Post, start: Start, amqp_url: str, confirms: asyncio.Event
+) -> AsyncIterator[tuple[TcpProxy, House]]:
+    """Who has something to send on that waits to be confirmed, and its way to its lanes."""
+    assert not confirms.is_set()
+    async with TcpProxy(amqp_url) as proxy:
+        house = await start(url=proxy.url)
+        await post("early", type="unknown")
+        await reach(jobs, await post("before"), "completed")
+        yield proxy, house
+        await house.subscriber.stop()
 
 
 async def test_the_next_claim_does_not_wait_for_what_is_sent_on(
@@ -60,21 +74,16 @@ async def test_the_next_claim_does_not_wait_for_what_is_sent_on(
 async def test_who_has_lost_its_lanes_settles_what_comes_by_the_next(
     jobs: Jobs,
     post: Post,
-    start: Start,
     broker: Broker,
-    *,
-    amqp_url: str,
+    sending: tuple[TcpProxy, House],
     confirms: asyncio.Event,
 ) -> None:
-    async with TcpProxy(amqp_url) as proxy:
-        house = await start(url=proxy.url)
-        await post("early", type="unknown")
-        await reach(jobs, await post("before"), "completed")
-        proxy.cut()
-        await reach(jobs, await post("after"), "completed")
-        confirms.set()
-        await reach(jobs, await post("last"), "completed")
-        await house.subscriber.stop()
+    proxy, house = sending
+    proxy.cut()
+    await reach(jobs, await post("after"), "completed")
+    confirms.set()
+    await reach(jobs, await post("last"), "completed")
+    await house.subscriber.stop()
 
     assert await depth(broker, "jobs.default.medium") == 0
     assert await depth(broker, topology.retry_exchange(5)) >= 1
@@ -110,30 +119,21 @@ async def test_who_could_not_acknowledge_begins_anew(
 
 
 async def test_who_stops_without_its_lanes_has_sent_on_what_it_was_to(
-    jobs: Jobs,
-    post: Post,
-    start: Start,
-    broker: Broker,
-    *,
-    amqp_url: str,
-    confirms: asyncio.Event,
+    broker: Broker, sending: tuple[TcpProxy, House], confirms: asyncio.Event
 ) -> None:
-    async with TcpProxy(amqp_url) as proxy:
-        house = await start(url=proxy.url)
-        await post("early", type="unknown")
-        await reach(jobs, await post("before"), "completed")
-        proxy.freeze()
-        proxy.cut()
+    proxy, house = sending
+    proxy.freeze()
+    proxy.cut()
 
-        async def lanes_are_gone() -> bool:
-            return not house.subscriber._consumers
+    async def lanes_are_gone() -> bool:
+        return not house.subscriber._consumers
 
-        await eventually(lanes_are_gone)
-        stopping = asyncio.create_task(house.subscriber.stop())
-        # Less than it may take to end, and more than it would if it waited for nothing.
-        await asyncio.wait({stopping}, timeout=0.5)
-        confirms.set()
-        await stopping
-        proxy.thaw()
+    await eventually(lanes_are_gone)
+    stopping = asyncio.create_task(house.subscriber.stop())
+    # Less than it may take to end, and more than it would if it waited for nothing.
+    await asyncio.wait({stopping}, timeout=0.5)
+    confirms.set()
+    await stopping
+    proxy.thaw()
 
     assert await depth(broker, topology.retry_exchange(5)) == 1
