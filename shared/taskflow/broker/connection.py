@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator
 import aiormq.abc
 import aiormq.exceptions
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel
 from yarl import URL
 
 from taskflow.broker import topology
 from taskflow.broker.deliveries import Listener
 from taskflow.broker.outages import BROKER_ERRORS, is_refusal, library_cancellations, said
 from taskflow.broker.tapped_connection import TappedConnection
+from taskflow.broker.topology_check import LEFT_TO_SCHEDULER, complete_topology
 from taskflow.errors import ServiceUnavailable
 from taskflow.jobs.lanes import Lane
 from taskflow.patience import pause_seconds
@@ -33,10 +34,6 @@ ANSWER_TIMEOUT_SECONDS = 10.0
 CANCEL_AGAIN_SECONDS = 0.2
 LAST_ATTEMPT_SECONDS = 1.0
 ALARM_LOOK_SECONDS = 0.2
-
-_LEFT_TO_SCHEDULER = (
-    "an exchange or a queue is missing, which a scheduler or 'make migrate' has to declare"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +168,7 @@ class Broker:
             ServiceUnavailable: there is no connection, or the broker refuses a declaration.
         """
         if not self.may_declare:
-            raise ServiceUnavailable("RabbitMQ", _LEFT_TO_SCHEDULER)
+            raise ServiceUnavailable("RabbitMQ", LEFT_TO_SCHEDULER)
         async with self.short_channel() as channel:
             try:
                 await asyncio.wait_for(topology.declare(channel), ANSWER_TIMEOUT_SECONDS)
@@ -263,7 +260,7 @@ class Broker:
         connection.close_callbacks.add(note_loss)
         try:
             self.may_declare = await asyncio.wait_for(
-                _complete_topology(connection), ANSWER_TIMEOUT_SECONDS
+                complete_topology(connection), ANSWER_TIMEOUT_SECONDS
             )
         except BaseException:
             with contextlib.suppress(*BROKER_ERRORS):
@@ -287,39 +284,3 @@ class Broker:
                 failures=failures,
                 exc_info=None if isinstance(error, BROKER_ERRORS) else error,
             )
-
-
-async def _complete_topology(connection: AbstractConnection) -> bool:
-    """Declare what is missing, and nothing where all is there; whether we may declare at all.
-
-    A declaration may have to wait for a silent node; a look never does, nor what is there already.
-    What it can't see is a binding that is missing alone: the leading scheduler declares everything
-    again and again.
-
-    Raises:
-        ServiceUnavailable: something is missing, and we may not declare it.
-    """
-    is_complete = True
-    looking = connection.channel(publisher_confirms=False)
-    await looking.initialize()
-    try:
-        await topology.look(looking)
-        await looking.close()
-    except aiormq.exceptions.ChannelNotFoundEntity:
-        is_complete = False
-    except aiormq.exceptions.ChannelAccessRefused:
-        # As far as we may see; the rest is for who may declare it.
-        return False
-    declaring = connection.channel(publisher_confirms=False)
-    await declaring.initialize()
-    try:
-        if is_complete:
-            await topology.declare_what_is_there(declaring)
-        else:
-            await topology.declare(declaring)
-    except aiormq.exceptions.ChannelAccessRefused as error:
-        if not is_complete:
-            raise ServiceUnavailable("RabbitMQ", _LEFT_TO_SCHEDULER) from error
-        return False
-    await declaring.close()
-    return True
