@@ -169,7 +169,7 @@ async def submit_together(resources: Resources, items: Sequence[Item]) -> None:
         ServiceUnavailable: PostgreSQL doesn't answer in time; they may all be committed.
     """
     for item in items:
-        if item.outcome is None and item.job is not None and item.job.needs_own_transaction:
+        if item.outcome is None and item.job is not None and item.job.is_linked:
             item.outcome = _not_together(item.job)
     waiting = [item for item in items if item.outcome is None]
     if not waiting or any(item.refusal is not None for item in items):

@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import asyncpg
 import structlog
 
-from taskflow.batching import Batcher, BatcherClosed
+from taskflow.batching import BatcherClosed
 from taskflow.db.pool import Connection, IntakeDatabase, TenantDatabase
 from taskflow.errors import IdempotencyKeyReused, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.joint_submission import have_anothers, submit_together
 from taskflow.jobs.lanes import Lane
-from taskflow.jobs.lone_submission import submit_alone
+from taskflow.jobs.linked_submission import submit_linked
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
 from taskflow.jobs.pointers import Pointer
 from taskflow.jobs.quotas import DefaultQuotas
@@ -22,18 +23,15 @@ from taskflow.jobs.submission_answers import Answer, find_answer, find_answers
 from taskflow.relay import Dispatch, Relay
 from taskflow_api.late_commits import LateCommits
 from taskflow_api.persistence import SERVICE, Connect, persist
+from taskflow_api.write_queue import WriteQueue
 
 ANSWER_SECONDS = 10.0
 """How long a caller waits in all, for its turn and for the commit."""
 
-MAX_BATCH_BYTES = 4 * 1024 * 1024
 WRITERS = 2
-WAITING_BATCHES = 10
-"""How many batches may wait; what comes beyond them is refused, which bounds the memory."""
-
-BATCHES_AT_ONCE = 2
-"""Of how many clients' batches jobs wait at once, each with as many as the writers take in one go:
-so that there is always room for single ones, and clients with batches take turns."""
+LINKED_AT_ONCE = 100
+"""Of one tenant. With what the writers take it is what may be on its way into PostgreSQL at one
+moment, beside which a tenant far from its quota is judged."""
 
 _UNANSWERED: tuple[type[BaseException], ...] = (
     OSError,
@@ -49,8 +47,6 @@ look after each refusal of a full disk would crowd out what is truly in doubt.""
 
 Written = TypeVar("Written")
 Answered = TypeVar("Answered", bound=Answer)
-Weighed = tuple[NewJob, int]
-"""A job, and the bytes of its request."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,18 +69,12 @@ class Submissions:
         self._relay = relay
         self._late_commits = late_commits
         self._quotas = quotas
-        self._batcher: Batcher[Weighed, Answer] = Batcher(
-            self._write_batch,
-            max_items=batch_size,
-            max_size=MAX_BATCH_BYTES,
-            size_of=lambda weighed: weighed[1],
-            writers=WRITERS,
-            max_waiting=batch_size * WAITING_BATCHES,
-            skip_cancelled=True,
-        )
-        self._part = batch_size * WRITERS
-        self._batches = asyncio.Semaphore(BATCHES_AT_ONCE)
-        self._alone: set[asyncio.Task[Any]] = set()
+        self._batch_size = batch_size
+        self._plain = WriteQueue(self._write_plain, jobs_at_once=batch_size, writers=WRITERS)
+        # One for each tenant that has somebody in it: what its jobs wait for is its own affair.
+        self._linked: WeakValueDictionary[UUID, WriteQueue] = WeakValueDictionary()
+        self._is_closing = False
+        self._together: set[asyncio.Task[Any]] = set()
 
     async def submit(self, job: NewJob, *, size_bytes: int) -> Submission:
         """Commit a job, or find what it was committed as before; `size_bytes`: its request's.
@@ -95,33 +85,33 @@ class Submissions:
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                if job.needs_own_transaction:
-                    answer = await self._by_itself(self._write_alone(job))
-                else:
-                    answer = await self._batcher.submit((job, size_bytes))
+                queue = self._linked_of(job.tenant_id) if job.is_linked else self._plain
+                answer = await queue.submit(job, size_bytes=size_bytes)
         except TimeoutError as error:
             raise ServiceUnavailable(SERVICE, "the commit takes too long") from error
         except BatcherClosed as error:
-            raise ServiceUnavailable("The service", "it is stopping") from error
+            raise _stopping() from error
         return _accepted(answer)
 
     async def submit_each(self, jobs: Sequence[NewJob], *, size_bytes: int) -> list[Answer]:
         """As `submit` for each of them by itself: an answer for each, in their order.
 
-        A refusal is an answer too; so is ServiceUnavailable, after which that job may be committed.
-        `size_bytes`: of the request for them all.
+        They are of one tenant. A refusal is an answer too; so is ServiceUnavailable, after which
+        that job may be committed. `size_bytes`: of the request for them all.
+
+        Raises:
+            ServiceUnavailable: the service is stopping; none is committed.
         """
         answers: dict[UUID, Answer] = {}
-        together = [job for job in jobs if not job.needs_own_transaction]
+        plain = [job for job in jobs if not job.is_linked]
+        linked = [job for job in jobs if job.is_linked]
+        linked_queue = self._linked_of(linked[0].tenant_id) if linked else None
         each_bytes = size_bytes // len(jobs) if jobs else 0
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                for start in range(0, len(together), self._part):
-                    part = together[start : start + self._part]
-                    answers |= await self._submit_part(part, each_bytes)
-                for job in jobs:
-                    if job.needs_own_transaction:
-                        answers[job.id] = await self._answer_alone(job)
+                await self._plain.submit_each(plain, answers, size_bytes=each_bytes)
+                if linked_queue is not None:
+                    await linked_queue.submit_each(linked, answers, size_bytes=each_bytes)
         except TimeoutError:
             log.warning("batch_cut_short", jobs=len(jobs), answered=len(answers))
         late = ServiceUnavailable(SERVICE, "the commit takes too long")
@@ -136,7 +126,7 @@ class Submissions:
             ServiceUnavailable: PostgreSQL doesn't answer in time; they may all be committed.
         """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS), self._batches:
+            async with asyncio.timeout(ANSWER_SECONDS), self._plain.turns:
                 return await self._by_itself(self._write_together(jobs))
         except TimeoutError as error:
             raise ServiceUnavailable(SERVICE, "the commit takes too long") from error
@@ -174,61 +164,54 @@ class Submissions:
 
     async def close(self) -> None:
         """Take nothing more, and return when everything that was taken is committed."""
+        self._is_closing = True
         try:
-            await self._batcher.close()
-            await asyncio.gather(*self._alone, return_exceptions=True)
+            queues = (self._plain, *self._linked.values())
+            await asyncio.gather(*(queue.close() for queue in queues))
+            await asyncio.gather(*self._together, return_exceptions=True)
         finally:
             await self._late_commits.close()
 
-    async def _write_batch(self, batch: Sequence[Weighed]) -> Sequence[Answer]:
-        jobs = [job for job, _ in batch]
+    def _linked_of(self, tenant_id: UUID) -> WriteQueue:
+        if self._is_closing:
+            raise _stopping()
+        queue = self._linked.get(tenant_id)
+        if queue is None:
+            # One writer, so that they are committed in the order in which they came.
+            at_once = min(LINKED_AT_ONCE, self._batch_size)
+            queue = WriteQueue(self._write_linked, jobs_at_once=at_once, writers=1)
+            self._linked[tenant_id] = queue
+        return queue
 
+    async def _write_plain(self, jobs: Sequence[NewJob]) -> Sequence[Answer]:
         def write(connection: Connection) -> Awaitable[list[Answer]]:
             return submit(connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas)
 
         tenants = {job.tenant_id for job in jobs}
         return await self._commit(jobs, lambda: self._intake.connection(tenants), write)
 
+    async def _write_linked(self, jobs: Sequence[NewJob]) -> Sequence[Answer]:
+        def write(connection: Connection) -> Awaitable[list[Answer]]:
+            return submit_linked(
+                connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas
+            )
+
+        return await self._commit(jobs, self._of(jobs[0].tenant_id), write)
+
     def _of(self, tenant_id: UUID) -> Connect:
         return lambda: self._database.connection(tenant_id)
 
-    async def _submit_part(self, part: Sequence[NewJob], each_bytes: int) -> dict[UUID, Answer]:
-        said: Sequence[Answer | BaseException]
-        try:
-            async with self._batches:
-                said = await self._batcher.submit_many([(job, each_bytes) for job in part])
-        except (ServiceUnavailable, BatcherClosed) as error:
-            said = [error] * len(part)
-        return {job.id: _answer_of(each) for job, each in zip(part, said, strict=True)}
-
-    async def _answer_alone(self, job: NewJob) -> Answer:
-        try:
-            return await self._by_itself(self._write_alone(job))
-        except ServiceUnavailable as error:
-            return error
-
     async def _by_itself(self, writing: Coroutine[Any, Any, Written]) -> Written:
         # In a task of its own, so that a caller who leaves can't cut the commit from its pointer.
-        task = asyncio.create_task(writing, name="submit-alone")
-        self._alone.add(task)
+        task = asyncio.create_task(writing, name="submit-together")
+        self._together.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
 
     def _forget(self, task: "asyncio.Task[Any]") -> None:
-        self._alone.discard(task)
+        self._together.discard(task)
         if not task.cancelled():
             task.exception()  # Marks it as seen where the caller has gone.
-
-    async def _write_alone(self, job: NewJob) -> Answer:
-        async def write(connection: Connection) -> list[Answer]:
-            return [
-                await submit_alone(
-                    connection, job, with_pointers=self._relay.ready, quotas=self._quotas
-                )
-            ]
-
-        (answer,) = await self._commit([job], self._of(job.tenant_id), write)
-        return answer
 
     async def _write_together(self, jobs: Sequence[NewJob]) -> list[Submission]:
         def write(connection: Connection) -> Awaitable[list[Submission]]:
@@ -274,12 +257,8 @@ class Submissions:
         )
 
 
-def _answer_of(said: Answer | BaseException) -> Answer:
-    if isinstance(said, BatcherClosed):
-        return ServiceUnavailable("The service", "it is stopping")
-    if isinstance(said, Submission | TaskFlowError):
-        return said
-    raise said
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("The service", "it is stopping")
 
 
 def _accepted(answer: Answer) -> Submission:

@@ -50,7 +50,7 @@ async def submit_together(
 ) -> list[Submission]:
     """Insert jobs of one tenant, all or none: an answer for each, in their order.
 
-    Jobs that `needs_own_transaction` can't be among them.
+    Jobs that are linked can't be among them.
 
     Raises:
         NotAllAccepted: some are refused.

@@ -53,8 +53,8 @@ class NewJob:
     sealed_payload: str | None = field(default=None, repr=False)
 
     @property
-    def needs_own_transaction(self) -> bool:
-        """Whether other jobs' rows decide about this one."""
+    def is_linked(self) -> bool:
+        """Whether other jobs' rows decide about this one: a twin, or parents."""
         return self.unique_key is not None or bool(self.depends_on)
 
 
@@ -65,6 +65,10 @@ class SubmissionKind(StrEnum):
     REPLAYED = "replayed"
     DEDUPLICATED = "deduplicated"
     REPLAYED_DEDUPLICATED = "replayed_deduplicated"
+
+
+_REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
+_DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
 
 
 @value_type
@@ -92,3 +96,13 @@ class Submission:
     expires_at: datetime | None = None
     pointer_at: datetime | None = None
     filled_in: FilledIn | None = None
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether an earlier answer to the same key is given again."""
+        return self.kind in _REPLAYED
+
+    @property
+    def is_deduplicated(self) -> bool:
+        """Whether the job is another one, which was alive with the same `unique_key`."""
+        return self.kind in _DEDUPLICATED

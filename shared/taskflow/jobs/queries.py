@@ -1,6 +1,6 @@
 """Every read, composed with SQLAlchemy Core."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -67,17 +67,41 @@ class Page:
     next_position: Position | None
 
 
+# A checkpoint is its handler's own, and may be larger than all the rest.
+_SHOWN = tuple(column for column in jobs.c if column is not jobs.c.checkpoint)
+
+
 async def get_job(connection: AsyncConnection, tenant_id: UUID, job_id: UUID) -> RowMapping:
     """A job's row.
 
     Raises:
         JobNotFound: this tenant has no such job.
     """
-    statement = select(jobs).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
+    statement = select(*_SHOWN).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
     row = (await connection.execute(statement)).mappings().one_or_none()
     if row is None:
         raise JobNotFound(job_id)
     return row
+
+
+async def get_jobs(
+    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID]
+) -> dict[UUID, RowMapping]:
+    """The rows of those of these jobs that the tenant has, by their ids."""
+    statement = select(*_SHOWN).where(jobs.c.tenant_id == tenant_id, jobs.c.id.in_(job_ids))
+    rows = (await connection.execute(statement)).mappings().all()
+    return {row["id"]: row for row in rows}
+
+
+async def job_sizes(
+    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID]
+) -> dict[UUID, int]:
+    """How large the rows are of those of these jobs that the tenant has, in bytes, by their ids."""
+    where = jobs.c.tenant_id == tenant_id, jobs.c.id.in_(job_ids)
+    result_bytes = func.coalesce(jobs.c.result_bytes, 0)
+    size = (jobs.c.payload_bytes + jobs.c.attribute_bytes + result_bytes).label("size")
+    rows = await connection.execute(select(jobs.c.id, size).where(*where))
+    return {row.id: row.size for row in rows}
 
 
 async def list_jobs(
@@ -90,7 +114,7 @@ async def list_jobs(
 ) -> Page:
     """A page of jobs, newest first, by keyset: later arrivals shift nothing."""
     place = tuple_(jobs.c.created_at, jobs.c.id)
-    statement: Select[Any] = select(jobs).where(*wanted.clauses(tenant_id))
+    statement: Select[Any] = select(*_SHOWN).where(*wanted.clauses(tenant_id))
     if after is not None:
         statement = statement.where(place < tuple_(after.created_at, after.id))
     statement = statement.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)

@@ -8,9 +8,9 @@ Tenants that are far from their quotas are judged in that statement. Others take
 what finds no room is looked for among what was accepted before, so that no replay is refused.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import asyncpg
@@ -39,8 +39,10 @@ _FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kep
 
 _COUNT = count_changes("accepted", targets=targets(JobEvent.SUBMIT), kept_bytes=KEPT_OF_NEW_JOB)
 
-# Everything below comes of the row in which the tenants are named.
-_SUBMIT = f"""
+
+def _submit(order: LiteralString) -> LiteralString:
+    # Everything below comes of the row in which the tenants are named.
+    return f"""
 WITH named AS MATERIALIZED (
     SELECT {named_by("$7::uuid[]")} AS tenants
 ), input AS MATERIALIZED (
@@ -81,6 +83,7 @@ WITH named AS MATERIALIZED (
            CASE WHEN $2 AND state = 'queued' THEN now() END
     FROM admitted
     WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
+    {order}
     ON CONFLICT (id) DO NOTHING
     RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, payload_bytes,
               attribute_bytes
@@ -91,6 +94,12 @@ WITH named AS MATERIALIZED (
 )
 SELECT * FROM accepted
 """
+
+
+_SUBMIT = _submit("")
+# All idempotency keys first, then unique keys in their order: so batches that share some of them
+# don't wait for each other in turn.
+_SUBMIT_BY_UNIQUE_KEY = _submit("ORDER BY unique_key")
 
 
 async def submit(
@@ -104,7 +113,7 @@ async def submit(
 
     `with_pointers`: the caller publishes what comes back with a `pointer_at`; else the scheduler
     is left to do it. `quotas` are those of tenants that have none of their own. Jobs that
-    `needs_own_transaction` go through `submit_alone` instead.
+    are linked go through `submit_linked` instead.
 
     Raises:
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
@@ -114,7 +123,7 @@ async def submit(
     in_turn = False
     while pending:
         writing = Writing(connection, with_pointers, quotas, in_turn=in_turn)
-        answers |= await writing.insert(_first_of_each_key(pending))
+        answers |= await writing.insert(first_of_each_key(pending))
         # Not answered: the key belongs to another request, the answer to our commit was lost, or
         # the tenant is near a quota.
         unanswered = [job for job in pending if job.id not in answers]
@@ -126,8 +135,8 @@ async def submit(
     return [answers[job.id] for job in new_jobs]
 
 
-def _first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
-    """One statement can't meet its own rows in a conflict, so equal keys go one by one."""
+def first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
+    """One statement can't meet its own rows in a conflict, so equal idempotency keys take turns."""
     seen: set[tuple[UUID, str, str]] = set()
     firsts = []
     for job in jobs:
@@ -142,12 +151,16 @@ def _first_of_each_key(jobs: Iterable[NewJob]) -> list[NewJob]:
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How a batch is inserted; `in_turn`: its tenants' quotas are judged with nobody beside."""
+    """How a batch is inserted; `in_turn`: its tenants' quotas are judged with nobody beside.
+
+    `by_unique_key`: some of its jobs may have one.
+    """
 
     connection: Connection
     with_pointers: bool
     quotas: DefaultQuotas
     in_turn: bool
+    by_unique_key: bool = False
 
     async def insert(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
         """The answers; a row that PostgreSQL refuses is found by halving and refused alone."""
@@ -162,7 +175,9 @@ class Writing:
             middle = len(batch) // 2
             return await self.insert(batch[:middle]) | await self.insert(batch[middle:])
 
-    async def write(self, batch: Sequence[NewJob], *, blocked: bool = False) -> dict[UUID, Answer]:
+    async def write(
+        self, batch: Sequence[NewJob], *, blocked: Collection[UUID] = ()
+    ) -> dict[UUID, Answer]:
         """The hot statement; it leaves out tenants that are near a quota unless it is our turn."""
         values = (
             _as_json(batch, blocked=blocked),
@@ -172,10 +187,11 @@ class Writing:
             self.quotas.kept_bytes,
             self.quotas.registered_kept_bytes,
         )
+        statement = _SUBMIT_BY_UNIQUE_KEY if self.by_unique_key else _SUBMIT
         if isinstance(self.connection, IntakeConnection):
-            rows = await self.connection.fetch_naming(_SUBMIT, *values)
+            rows = await self.connection.fetch_naming(statement, *values)
         else:
-            rows = await self.connection.fetch(_SUBMIT, *values, None)
+            rows = await self.connection.fetch(statement, *values, None)
         return {row["id"]: accepted(row) for row in rows}
 
     async def _write_in_turn(self, batch: Sequence[NewJob]) -> dict[UUID, Answer]:
@@ -208,8 +224,8 @@ def refused_by_postgres(error: asyncpg.PostgresError) -> InvalidContent:
     return InvalidContent("PostgreSQL can't store this job.", [("", str(error))])
 
 
-def _as_json(jobs: Iterable[NewJob], *, blocked: bool = False) -> str:
-    return to_json([_row(job, blocked=blocked) for job in jobs]).decode()
+def _as_json(jobs: Iterable[NewJob], *, blocked: Collection[UUID]) -> str:
+    return to_json([_row(job, blocked=job.id in blocked) for job in jobs]).decode()
 
 
 def _attributes_size(job: NewJob) -> int:

@@ -13,7 +13,7 @@ from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.quotas import NEAR_JOBS, DefaultQuotas
 from taskflow.jobs.submission import submit
 from taskflow_testing.jobs import TENANT, Connect, idempotency, new_job
-from taskflow_testing.waiting import eventually
+from taskflow_testing.waiting import eventually, sessions_waiting
 
 
 def keyed(count: int, fingerprint: bytes = b"one") -> list[NewJob]:
@@ -70,17 +70,9 @@ async def test_who_has_the_keys_first_has_them(
         await submit(other, keyed(1, b"two"), with_pointers=True)
         task = asyncio.create_task(refusals_of(connection, keyed(3), DefaultQuotas()))
         # It has looked for the keys by then, and found none.
-        await eventually(lambda: _is_waiting(other))
+        await eventually(lambda: sessions_waiting(other))
     assert await task == [IdempotencyKeyReused, None, None]
     assert await count(connection) == 1
-
-
-async def _is_waiting(connection: asyncpg.Connection) -> bool:
-    found: bool = await connection.fetchval(
-        "SELECT count(*) > 0 FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    return found
 
 
 async def test_many_at_once_keep_to_the_quota(connect: Connect) -> None:

@@ -15,7 +15,6 @@ from taskflow.doctor import invariants
 from taskflow.errors import QuotaExceeded
 from taskflow.jobs import commands, patching
 from taskflow.jobs.finishing import finish
-from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.outcomes import JobError, Outcome, OutcomeKind, completed
 from taskflow.jobs.quotas import JOB_BYTES, NEAR_JOBS, DefaultQuotas, Usage
@@ -28,6 +27,7 @@ from taskflow.jobs.usage import fold, mend, read_usage
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.clients import open_pool
 from taskflow_testing.jobs import TENANT, Jobs, idempotency, new_job
+from taskflow_testing.jobs import submit_one as submit_job
 
 OTHER = UUID("00000000-0000-7000-8000-00000000000b")
 UNSEALED = SealingKeyRing.of("")
@@ -66,12 +66,11 @@ def submit_one(intake: IntakeDatabase, tenants: TenantDatabase) -> Submit:
     """Submits as the API does, under its roles."""
 
     async def submit_it(job: NewJob, quotas: DefaultQuotas) -> Answer:
-        if job.needs_own_transaction:
+        if job.is_linked:
             async with tenants.connection(job.tenant_id) as connection:
-                return await submit_alone(connection, job, with_pointers=True, quotas=quotas)
+                return await submit_job(connection, job, quotas=quotas)
         async with intake.connection([job.tenant_id]) as connection:
-            (answer,) = await submit(connection, [job], with_pointers=True, quotas=quotas)
-            return answer
+            return await submit_job(connection, job, quotas=quotas)
 
     return submit_it
 

@@ -10,12 +10,11 @@ from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound
 from taskflow.jobs.attempts import ClaimedJob
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import finish
-from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.states import JobState
 from taskflow.jobs.submission import submit
-from taskflow_testing.jobs import TENANT, Connect, Jobs, idempotency, new_job
+from taskflow_testing.jobs import TENANT, Connect, Jobs, idempotency, new_job, submit_one
 
 
 def kinds(answers: Sequence[object]) -> list[SubmissionKind]:
@@ -172,24 +171,24 @@ async def test_a_living_twin_is_returned_instead(
     connection: asyncpg.Connection, jobs: Jobs
 ) -> None:
     first = await jobs.submit(unique_key="u")
-    answer = await submit_alone(connection, new_job(unique_key="u"), with_pointers=True)
+    answer = await submit_one(connection, new_job(unique_key="u"))
 
     assert isinstance(answer, Submission)
     assert (answer.kind, answer.job_id) == (SubmissionKind.DEDUPLICATED, first)
 
     await cancel(connection, TENANT, first)
-    answer = await submit_alone(connection, new_job(unique_key="u"), with_pointers=True)
+    answer = await submit_one(connection, new_job(unique_key="u"))
     assert isinstance(answer, Submission)
     assert answer.kind is SubmissionKind.ACCEPTED
 
 
 async def test_a_deduplicated_answer_is_replayed(connection: asyncpg.Connection) -> None:
     first = new_job(unique_key="u")
-    await submit_alone(connection, first, with_pointers=True)
+    await submit_one(connection, first)
     found = []
     for _ in range(2):
         job = new_job(unique_key="u", idempotency=idempotency("k"))
-        answer = await submit_alone(connection, job, with_pointers=True)
+        answer = await submit_one(connection, job)
         assert isinstance(answer, Submission)
         found.append((answer.kind, answer.job_id))
     assert found == [
@@ -201,10 +200,7 @@ async def test_a_deduplicated_answer_is_replayed(connection: asyncpg.Connection)
 async def test_twins_on_many_connections_make_one_job(connect: Connect) -> None:
     connections = [await connect() for _ in range(8)]
     answers = await asyncio.gather(
-        *(
-            submit_alone(connection, new_job(unique_key="u"), with_pointers=True)
-            for connection in connections
-        )
+        *(submit_one(connection, new_job(unique_key="u")) for connection in connections)
     )
     assert len({a.job_id for a in answers if isinstance(a, Submission)}) == 1
     assert kinds(answers).count(SubmissionKind.ACCEPTED) == 1
@@ -257,11 +253,11 @@ async def test_a_cancelled_parent_cancels_its_descendants(jobs: Jobs) -> None:
 
 async def test_a_parent_must_exist_and_may_not_have_failed(jobs: Jobs) -> None:
     missing = uuid7()
-    answer = await submit_alone(jobs.connection, new_job(depends_on=[missing]), with_pointers=True)
+    answer = await submit_one(jobs.connection, new_job(depends_on=[missing]))
     assert isinstance(answer, ParentNotFound)
     assert answer.problems == [("/depends_on/0", f"No job with the id {missing}.")]
 
     parent = await jobs.submit()
     await cancel(jobs.connection, TENANT, parent)
-    answer = await submit_alone(jobs.connection, new_job(depends_on=[parent]), with_pointers=True)
+    answer = await submit_one(jobs.connection, new_job(depends_on=[parent]))
     assert isinstance(answer, InvalidContent)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from taskflow.db.models import jobs
 from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for, begin_for_batch
-from taskflow.jobs import commands, dependents, lone_submission, submission, submission_answers
+from taskflow.jobs import commands, dependents, linked_submission, submission, submission_answers
 from taskflow.jobs.queries import JobFilter
 from taskflow.jobs.states import JobState
 
@@ -93,10 +93,10 @@ async def test_a_page_is_read_in_order(
 
 
 async def test_twins_and_children_are_found_by_an_index(tenant: asyncpg.Connection) -> None:
-    new, again = lone_submission._LIVE_TWIN, commands._LIVE_TWIN
+    new, again = linked_submission._LIVE_TWINS, commands._LIVE_TWIN
     children = dependents._LOCK_CHILDREN
     some_job = await tenant.fetchval("SELECT id FROM jobs LIMIT 1")
-    assert "uq_jobs_unique_key" in await plan(tenant, new, DEFAULT_TENANT_ID, "key300")
+    assert "uq_jobs_unique_key" in await plan(tenant, new, DEFAULT_TENANT_ID, ["key300", "key301"])
     assert "uq_jobs_unique_key" in await plan(tenant, again, DEFAULT_TENANT_ID, "key300", some_job)
     assert "ix_jobs_blocked" in await plan(tenant, children, [some_job])
 

@@ -7,9 +7,12 @@ from uuid import UUID
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from taskflow.db.pool import Connection
 from taskflow.jobs.attempts import ClaimedJob, Verdict, claim
-from taskflow.jobs.lone_submission import submit_alone
+from taskflow.jobs.linked_submission import submit_linked
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission
+from taskflow.jobs.quotas import DefaultQuotas
+from taskflow.jobs.room import NO_QUOTAS
 from taskflow.jobs.states import Priority
 from taskflow.jobs.submission import submit
 from taskflow.jobs.submission_answers import Answer
@@ -47,8 +50,7 @@ class Jobs:
 
     async def submit(self, **changes: Any) -> UUID:
         job = new_job(**changes)
-        write = submit_alone if job.needs_own_transaction else _submit_one
-        answer = await write(self.connection, job, with_pointers=True)
+        answer = await submit_one(self.connection, job)
         assert isinstance(answer, Submission), answer
         return answer.job_id
 
@@ -82,8 +84,14 @@ class Jobs:
         return [(row["event"], row["source"], row["target"]) for row in rows]
 
 
-async def _submit_one(
-    connection: asyncpg.Connection, job: NewJob, *, with_pointers: bool
+async def submit_one(
+    connection: Connection,
+    job: NewJob,
+    *,
+    with_pointers: bool = True,
+    quotas: DefaultQuotas = NO_QUOTAS,
 ) -> Answer:
-    (answer,) = await submit(connection, [job], with_pointers=with_pointers)
+    """Submit a job the way that is its own."""
+    write = submit_linked if job.is_linked else submit
+    (answer,) = await write(connection, [job], with_pointers=with_pointers, quotas=quotas)
     return answer

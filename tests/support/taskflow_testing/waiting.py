@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import asyncpg
+
 Found = TypeVar("Found")
 
 
@@ -24,3 +26,13 @@ async def eventually(
         if loop.time() > deadline:
             raise AssertionError(f"nothing within {timeout} s; last found: {found!r}")
         await asyncio.sleep(pause)
+
+
+async def sessions_waiting(connection: asyncpg.Connection) -> int:
+    """How many sessions of this database wait for a lock that another one has."""
+    # Not from pg_stat_activity, which stays what it was until the transaction ends that asks.
+    found: int = await connection.fetchval(
+        "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid"
+        " FROM pg_locks JOIN pg_database ON oid = database WHERE datname = current_database())"
+    )
+    return found

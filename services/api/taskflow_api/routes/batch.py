@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Request
@@ -35,7 +36,13 @@ from taskflow_api.problems import (
     problem_response,
 )
 from taskflow_api.rate_limits.charge import charge_batch
-from taskflow_api.routes.submission import PROBLEMS, REPLAYED, SubmissionAnswer, answer_to
+from taskflow_api.routes.submission import PROBLEMS
+from taskflow_api.submission_answers import (
+    SubmissionAnswer,
+    Twins,
+    answer_with_job,
+    answer_with_twin,
+)
 from taskflow_api.validation_problems import MAX_ERRORS
 
 router = APIRouter(tags=["jobs"], route_class=LeanRoute)
@@ -91,7 +98,7 @@ async def submit_batch(
     else:
         await submit_each(resources, items, size_bytes=len(await request.body()))
         _raise_if_away(items)
-    return _answer(resources, items)
+    return _answer(resources, caller.tenant_id, items)
 
 
 def _refusals(items: Sequence[Item]) -> list[tuple[int, Refusal]]:
@@ -118,23 +125,24 @@ def _raise_if_away(items: Sequence[Item]) -> None:
     log.warning("batch_partly_unavailable", jobs=len(away), error=str(away[0]))
 
 
-def _answer(resources: Resources, items: Sequence[Item]) -> Response:
+def _answer(resources: Resources, tenant_id: UUID, items: Sequence[Item]) -> Response:
     accepted = [item.outcome for item in items if isinstance(item.outcome, Submission)]
     structlog.contextvars.bind_contextvars(batch_accepted=len(accepted))
     headers = {}
-    if accepted and all(submission.kind in REPLAYED for submission in accepted):
+    if accepted and all(submission.is_replayed for submission in accepted):
         headers["Idempotent-Replayed"] = "true"
-    return StreamingResponse(_shown(resources, items), 202, headers, MEDIA_TYPE)
+    twins = Twins(resources, tenant_id, accepted)
+    return StreamingResponse(_shown(resources, items, twins), 202, headers, MEDIA_TYPE)
 
 
-async def _shown(resources: Resources, items: Sequence[Item]) -> AsyncIterator[bytes]:
+async def _shown(resources: Resources, items: Sequence[Item], twins: Twins) -> AsyncIterator[bytes]:
     """A `BatchView` in pieces."""
     spells = Spells()
     accepted = 0
     piece = bytearray(b'{"items":[')
     for index, item in enumerate(items):
         await spells.next_job()
-        answer = await _answer_to(resources, item)
+        answer = await _answer_to(resources, item, twins)
         piece += b"," if index else b""
         if isinstance(answer, SubmissionAnswer):
             accepted += 1
@@ -148,13 +156,16 @@ async def _shown(resources: Resources, items: Sequence[Item]) -> AsyncIterator[b
     yield bytes(piece)
 
 
-async def _answer_to(resources: Resources, item: Item) -> SubmissionAnswer | Refusal:
-    if isinstance(item.outcome, TaskFlowError | ProblemError):
-        return item.outcome
+async def _answer_to(resources: Resources, item: Item, twins: Twins) -> SubmissionAnswer | Refusal:
+    outcome = item.outcome
+    if isinstance(outcome, TaskFlowError | ProblemError):
+        return outcome
     assert item.job is not None  # noqa: S101 - only a refusal has none
-    assert item.outcome is not None  # noqa: S101 - each has been submitted by now
+    assert outcome is not None  # noqa: S101 - each has been submitted by now
+    if not outcome.is_deduplicated:
+        return answer_with_job(item.job, outcome, item.secrets)
     try:
-        return await answer_to(resources, item.job, item.outcome, item.secrets)
+        return await answer_with_twin(resources, outcome, await twins.row_for(outcome))
     except (JobNotFound, ServiceUnavailable) as error:
         return error
 

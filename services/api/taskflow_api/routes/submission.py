@@ -2,29 +2,30 @@
 
 import structlog
 from fastapi import APIRouter, Request
-from pydantic_core import to_json
 from starlette.responses import Response
 
-from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.schemas import JobRequest, JobView
-from taskflow.jobs.views import accepted_members, job_path
-from taskflow.values import value_type
+from taskflow.jobs.views import job_path
 from taskflow_api import problems
 from taskflow_api.dependencies import IdempotencyKey, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.intake import PATH, REFUSALS, Defaults, admit, idempotency_of, new_job
-from taskflow_api.job_documents import MEDIA_TYPE, job_document
+from taskflow_api.job_documents import MEDIA_TYPE
 from taskflow_api.json_body import read_body
 from taskflow_api.lean_route import LeanRoute
 from taskflow_api.lifespan import Resources
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 from taskflow_api.routes.job import read_row
 from taskflow_api.secret_fields import SecretFields
+from taskflow_api.submission_answers import (
+    SubmissionAnswer,
+    answer_with_job,
+    answer_with_twin,
+)
 
 router = APIRouter(tags=["jobs"], route_class=LeanRoute)
 
-REPLAYED = (SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED)
-_DEDUPLICATED = (SubmissionKind.DEDUPLICATED, SubmissionKind.REPLAYED_DEDUPLICATED)
 PROBLEMS = (
     problems.MALFORMED_BODY,
     problems.MALFORMED_HEADER,
@@ -96,39 +97,18 @@ async def submit_job(
         job = as_job(defaults)
         submission = await resources.submissions.submit(job, size_bytes=size_bytes)
     structlog.contextvars.bind_contextvars(job_id=str(submission.job_id))
-    answer = await answer_to(resources, job, submission, secrets)
+    answer = await _answer_to(resources, job, submission, secrets)
     headers = {"Location": job_path(submission.job_id)}
     if answer.is_replayed:
         headers["Idempotent-Replayed"] = "true"
     return Response(answer.content, answer.status_code, headers, MEDIA_TYPE)
 
 
-@value_type
-class SubmissionAnswer:
-    """What a client is told of a submission: a status, and the job's JSON."""
-
-    status_code: int
-    content: bytes
-    is_replayed: bool
-
-
-async def answer_to(
+async def _answer_to(
     resources: Resources, job: NewJob, submission: Submission, secrets: SecretFields
 ) -> SubmissionAnswer:
-    """The answer to the submission of this job.
-
-    Raises:
-        JobNotFound: the live job that it was deduplicated to was deleted since.
-        ServiceUnavailable: PostgreSQL can't be asked about that one; or PayloadKeyMissing.
-    """
-    is_replayed = submission.kind in REPLAYED
-    if submission.kind not in _DEDUPLICATED:
-        payload = secrets.payload_shown(job.payload)
-        content = to_json(accepted_members(job, submission, payload=payload))
-        return SubmissionAnswer(202, content, is_replayed)
-    # A twin that was deleted since is a 404: nothing else that we know of it would be true.
-    row = await read_row(resources, job.tenant_id, submission.job_id)
-    # The live job may be of another type.
-    secrets = await resources.job_types.secrets_of(job.tenant_id, row["type"])
-    document = job_document(row, secrets, resources.ring, deduplicated=True)
-    return SubmissionAnswer(200, document.content, is_replayed)
+    if not submission.is_deduplicated:
+        return answer_with_job(job, submission, secrets)
+    # One that was deleted since is a 404: nothing else that we know of it would be true.
+    twin = await read_row(resources, job.tenant_id, submission.job_id)
+    return await answer_with_twin(resources, submission, twin)

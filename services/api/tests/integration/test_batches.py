@@ -127,7 +127,7 @@ async def test_what_other_jobs_decide_about_is_not_done_together(
     assert await count(connection) == 1
 
 
-async def test_what_other_jobs_decide_about_is_done_one_by_one(api: httpx.AsyncClient) -> None:
+async def test_what_other_jobs_decide_about_is_answered_one_by_one(api: httpx.AsyncClient) -> None:
     parent = (await api.post(JOBS, json=ECHO)).json()["id"]
     unique = ECHO | {"unique_key": "u"}
     jobs = [unique, ECHO | {"depends_on": [parent]}, ECHO, unique]

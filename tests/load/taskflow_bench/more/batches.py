@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import uuid4
 
 import asyncpg
 
@@ -29,40 +31,49 @@ class _Kind:
 
     jobs: int
     connections: int
+    added: str = ""
     atomic: bool = False
     with_keys: bool = False
+    with_unique_keys: bool = False
+    with_parent: bool = False
 
     @property
     def title(self) -> str:
         """What a reader calls it."""
-        added = ", atomic" * self.atomic + ", with an idempotency key" * self.with_keys
-        return f"{self.jobs:,}{added}"
+        return f"{self.jobs:,}{self.added}"
 
-    def load(self, cast: Cast, jobs: int, seconds: float) -> Load:
-        """So many jobs in all, of the usual kind."""
-        (post,) = ECHO.posts
-        batch = {"jobs": [json.loads(post.body)] * self.jobs, "atomic": self.atomic}
-        sent = cast.load(
-            ECHO,
-            connections=self.connections,
-            requests=max(self.connections, jobs // self.jobs),
-            seconds=seconds,
-        )
+    def load(self, cast: Cast, jobs: int, seconds: float, parent: str = "") -> Load:
+        """So many jobs in all, of the usual kind; `parent` is the id of one that they wait for."""
+        requests = max(self.connections, jobs // self.jobs)
+        sent = cast.load(ECHO, connections=self.connections, requests=requests, seconds=seconds)
         return sent.model_copy(
             update={
                 "path": _PATH,
-                "posts": [Post(body=json.dumps(batch, separators=(",", ":")))],
+                "posts": [
+                    Post(body=self._batch(parent))
+                    for _ in range(requests if self.with_unique_keys else 1)
+                ],
                 "with_idempotency_keys": self.with_keys,
             }
         )
+
+    def _batch(self, parent: str) -> str:
+        (post,) = ECHO.posts
+        job = json.loads(post.body) | ({"depends_on": [parent]} if self.with_parent else {})
+        jobs = [job] * self.jobs
+        if self.with_unique_keys:
+            jobs = [job | {"unique_key": str(uuid4())} for job in jobs]
+        return json.dumps({"jobs": jobs, "atomic": self.atomic}, separators=(",", ":"))
 
 
 _KINDS = (
     _Kind(10, connections=32),
     _Kind(100, connections=8),
     _Kind(1_000, connections=4),
-    _Kind(1_000, connections=4, atomic=True),
-    _Kind(1_000, connections=4, with_keys=True),
+    _Kind(1_000, connections=4, added=", atomic", atomic=True),
+    _Kind(1_000, connections=4, added=", with an idempotency key", with_keys=True),
+    _Kind(1_000, connections=4, added=", each with a `unique_key`", with_unique_keys=True),
+    _Kind(1_000, connections=4, added=", which wait for one job", with_parent=True),
 )
 
 
@@ -78,9 +89,10 @@ async def _measure(arena: Arena, extent: Extent, number: int, kind: _Kind) -> li
         measuring = Measuring(arena, cast, effort)
         await measuring.warm_up()
         await Crew(cast).stop()
-        await measuring.send(kind.load(cast, jobs=0, seconds=effort.seconds))
+        await measuring.send(_Kind(kind.jobs, kind.connections).load(cast, 0, effort.seconds))
+        parent = await _ask(cast, "SELECT id::text FROM jobs WHERE state = 'queued' LIMIT 1")
         before, use = await _count(cast), measuring.use()
-        sent = await measuring.send(kind.load(cast, effort.jobs, effort.seconds))
+        sent = await measuring.send(kind.load(cast, effort.jobs, effort.seconds, parent))
         used = use.so_far().cpu_seconds
         jobs = await _count(cast) - before
     if jobs != sent.accepted * kind.jobs:
@@ -96,8 +108,12 @@ async def _measure(arena: Arena, extent: Extent, number: int, kind: _Kind) -> li
 
 
 async def _count(cast: Cast) -> int:
+    return int(await _ask(cast, "SELECT count(*) FROM jobs"))
+
+
+async def _ask(cast: Cast, question: LiteralString) -> Any:
     connection = await asyncpg.connect(cast.place.database_url)
     try:
-        return int(await connection.fetchval("SELECT count(*) FROM jobs"))
+        return await connection.fetchval(question)
     finally:
         await connection.close()

@@ -13,11 +13,9 @@ from hypothesis.stateful import (
 
 from taskflow.errors import IdempotencyKeyReused, InvalidContent, JobNotFound, JobStateConflict
 from taskflow.jobs import commands, patching
-from taskflow.jobs.lone_submission import submit_alone
 from taskflow.jobs.new_job import Idempotency, NewJob, Submission, SubmissionKind
 from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import WAITING
-from taskflow.jobs.submission import submit
 from taskflow.jobs.submission_answers import Answer
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.job_machine.machine import (
@@ -33,7 +31,7 @@ from taskflow_testing.job_machine.machine import (
     when_some,
 )
 from taskflow_testing.job_model import JobModel
-from taskflow_testing.jobs import TENANT, idempotency, new_job
+from taskflow_testing.jobs import TENANT, idempotency, new_job, submit_one
 
 FIELDS = st.fixed_dictionaries(
     {
@@ -75,10 +73,7 @@ class ClientRules(JobMachine):
                 self.model.jobs[job.id].unstamp()
 
     def send(self, job: NewJob, *, with_pointers: bool = True) -> Answer:
-        if job.needs_own_transaction:
-            return self.run(submit_alone(self.connection, job, with_pointers=with_pointers))
-        (answer,) = self.run(submit(self.connection, [job], with_pointers=with_pointers))
-        return answer
+        return self.run(submit_one(self.connection, job, with_pointers=with_pointers))
 
     def expected_refusal(self, job: NewJob) -> type[Exception] | None:
         known = job.idempotency and self.model.keys.get(job.idempotency.key)

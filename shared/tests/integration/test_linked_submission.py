@@ -1,0 +1,269 @@
+"""Many jobs at once about which other jobs' rows decide."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from uuid_utils.compat import uuid7
+
+from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound, QuotaExceeded
+from taskflow.jobs.commands import cancel
+from taskflow.jobs.finishing import finish
+from taskflow.jobs.linked_submission import submit_linked
+from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
+from taskflow.jobs.outcomes import completed
+from taskflow.jobs.quotas import DefaultQuotas
+from taskflow.jobs.submission_answers import Answer
+from taskflow_testing.jobs import TENANT, Connect, Jobs, idempotency, new_job, submit_one
+from taskflow_testing.waiting import eventually, sessions_waiting
+
+ACCEPTED, DEDUPLICATED = SubmissionKind.ACCEPTED, SubmissionKind.DEDUPLICATED
+REPLAYED, REPLAYED_DEDUPLICATED = SubmissionKind.REPLAYED, SubmissionKind.REPLAYED_DEDUPLICATED
+
+
+async def send(connection: asyncpg.Connection, jobs: Sequence[NewJob], **more: Any) -> list[Answer]:
+    return await submit_linked(connection, jobs, with_pointers=True, **more)
+
+
+def said(answers: Sequence[Answer]) -> list[tuple[SubmissionKind, UUID] | type[Exception]]:
+    return [
+        (answer.kind, answer.job_id) if isinstance(answer, Submission) else type(answer)
+        for answer in answers
+    ]
+
+
+async def count(connection: asyncpg.Connection, table: str) -> int:
+    return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
+
+
+async def test_unique_jobs_are_accepted_together(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    batch = [new_job(unique_key=f"u{n}", payload={"n": n}) for n in reversed(range(50))]
+
+    answers = await send(connection, batch)
+
+    assert said(answers) == [(ACCEPTED, job.id) for job in batch]
+    for job in batch[:3]:
+        row = await jobs.row(job.id)
+        assert (row["unique_key"], row["state"]) == (job.unique_key, "queued")
+        assert row["pointer_at"] is not None
+        assert await jobs.history(job.id) == [("submit", None, "queued")]
+
+
+async def test_of_those_with_one_unique_key_the_first_is_accepted(
+    connection: asyncpg.Connection,
+) -> None:
+    batch = [
+        new_job(unique_key="ab"[n % 2], idempotency=idempotency(f"k{n}") if n % 3 else None)
+        for n in range(12)
+    ]
+    again = [new_job(unique_key=job.unique_key, idempotency=job.idempotency) for job in batch]
+
+    first = await send(connection, batch)
+    replayed = await send(connection, again)
+
+    wanted = [(DEDUPLICATED, batch[n % 2].id) for n in range(12)]
+    wanted[0], wanted[1] = (ACCEPTED, batch[0].id), (ACCEPTED, batch[1].id)
+    assert said(first) == wanted
+    # What a key was answered with before is repeated; without one there is only the live job.
+    assert said(replayed) == [
+        (
+            DEDUPLICATED if not n % 3 else REPLAYED if n == 1 else REPLAYED_DEDUPLICATED,
+            batch[n % 2].id,
+        )
+        for n in range(12)
+    ]
+    assert await count(connection, "jobs") == 2
+
+
+async def test_each_is_judged_by_itself(connection: asyncpg.Connection, jobs: Jobs) -> None:
+    alive, ended = await jobs.submit(unique_key="alive"), await jobs.submit(unique_key="ended")
+    for each in (ended, lost := await jobs.submit()):
+        await cancel(connection, TENANT, each)
+    before = new_job(unique_key="before", idempotency=idempotency("before"))
+    await send(connection, [before])
+    parent = await jobs.submit()
+    batch = [
+        new_job(unique_key="alive"),
+        new_job(unique_key="ended"),
+        new_job(unique_key="before", idempotency=idempotency("before")),
+        new_job(unique_key="other", idempotency=idempotency("before", b"another")),
+        new_job(unique_key="bad", payload={"text": "\x00"}),
+        new_job(unique_key="bad"),
+        new_job(depends_on=[parent, uuid7()]),
+        new_job(depends_on=[lost]),
+        new_job(depends_on=[parent], unique_key="child"),
+        new_job(depends_on=[parent], idempotency=idempotency("twice")),
+        new_job(depends_on=[parent], idempotency=idempotency("twice")),
+        before,
+    ]
+
+    answers = await send(connection, batch)
+
+    assert said(answers) == [
+        (DEDUPLICATED, alive),
+        (ACCEPTED, batch[1].id),
+        (REPLAYED, before.id),
+        IdempotencyKeyReused,
+        InvalidContent,
+        (ACCEPTED, batch[5].id),
+        ParentNotFound,
+        InvalidContent,
+        (ACCEPTED, batch[8].id),
+        (ACCEPTED, batch[9].id),
+        (REPLAYED, batch[9].id),
+        (ACCEPTED, before.id),
+    ]
+    assert [await jobs.state(batch[n].id) for n in (1, 5, 8, 9)] == ["queued"] * 2 + ["blocked"] * 2
+
+
+@pytest.mark.parametrize("bad", [{0}, {19}, {3, 4, 11}, set(range(20))], ids=str)
+async def test_rows_that_cannot_be_stored_harm_no_other(
+    connection: asyncpg.Connection, bad: set[int]
+) -> None:
+    batch = [
+        new_job(unique_key=f"u{n}", payload={"text": "\x00" if n in bad else "fine"})
+        for n in range(20)
+    ]
+    answers = await send(connection, batch)
+    assert {n for n in range(20) if isinstance(answers[n], InvalidContent)} == bad
+    assert await count(connection, "jobs") == 20 - len(bad)
+
+
+async def test_children_wait_for_those_of_their_parents_that_have_not_completed(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    done, running = await jobs.start(), await jobs.start()
+    await finish(connection, [(done.attempt, completed("1"))])
+    both = [done.attempt.job_id, running.attempt.job_id]
+    unwanted = await jobs.submit()
+    batch = [
+        new_job(depends_on=both[:1]),
+        new_job(depends_on=both),
+        new_job(depends_on=both[1:]),
+        new_job(depends_on=[unwanted, uuid7()]),
+    ]
+
+    answers = await send(connection, batch)
+
+    assert said(answers) == [*((ACCEPTED, job.id) for job in batch[:3]), ParentNotFound]
+    states = [await jobs.state(job.id) for job in batch[:3]]
+    assert states == ["queued", "blocked", "blocked"]
+    assert [(await jobs.row(each))["has_dependents"] for each in (*both, unwanted)] == [
+        True, True, False,
+    ]  # fmt: skip
+    await finish(connection, [(running.attempt, completed("1"))])
+    assert [await jobs.state(job.id) for job in batch[:3]] == ["queued"] * 3
+
+
+async def test_near_a_quota_they_are_judged_one_after_another(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    alive = await jobs.submit(unique_key="alive")
+    batch = [
+        new_job(unique_key="new"),
+        new_job(unique_key="alive"),
+        new_job(unique_key="new", idempotency=idempotency("k")),
+        new_job(depends_on=[alive]),
+        new_job(unique_key="too much"),
+        new_job(unique_key="alive", idempotency=idempotency("a")),
+    ]
+
+    answers = await send(connection, batch, quotas=DefaultQuotas(waiting_jobs=3))
+
+    assert said(answers) == [
+        (ACCEPTED, batch[0].id),
+        (DEDUPLICATED, alive),
+        (DEDUPLICATED, batch[0].id),
+        (ACCEPTED, batch[3].id),
+        QuotaExceeded,
+        (DEDUPLICATED, alive),
+    ]
+
+
+async def test_where_the_first_of_a_unique_key_is_refused_the_next_one_takes_its_place(
+    connection: asyncpg.Connection,
+) -> None:
+    batch = [new_job(unique_key="u", depends_on=[uuid7()]), new_job(unique_key="u")]
+    assert said(await send(connection, batch)) == [ParentNotFound, (ACCEPTED, batch[1].id)]
+
+
+async def test_what_was_committed_and_not_answered_is_accepted_once(
+    connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    parent = await jobs.submit()
+    batch = [new_job(unique_key="u", depends_on=[parent]), new_job(depends_on=[parent])]
+    first, again = await send(connection, batch), await send(connection, batch)
+    assert said(first) == said(again) == [(ACCEPTED, job.id) for job in batch]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_twin_that_is_committed_meanwhile_is_found(
+    connection: asyncpg.Connection, connect: Connect, ends: bool
+) -> None:
+    other = await connect()
+    first = new_job(unique_key="u")
+    batch = [new_job(unique_key="a"), new_job(unique_key="u", idempotency=idempotency("k"))]
+    commit = other.transaction()
+    await commit.start()
+    # In the transaction that is open: what it has inserted is not to be seen by others.
+    await submit_one(other, first)
+    waiting = asyncio.create_task(send(connection, batch))
+    await eventually(lambda: sessions_waiting(other))
+    if ends:
+        await commit.rollback()
+    else:
+        await commit.commit()
+
+    expected = (ACCEPTED, batch[1].id) if ends else (DEDUPLICATED, first.id)
+    assert said(await waiting) == [(ACCEPTED, batch[0].id), expected]
+
+
+async def test_batches_that_share_unique_keys_in_any_order_do_not_block_each_other(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    holder, other = await connect(), await connect()
+    held = holder.transaction()
+    await held.start()
+    await submit_one(holder, new_job(unique_key="a"))
+    one = asyncio.create_task(send(connection, [new_job(unique_key=key) for key in "cad"]))
+    await eventually(lambda: sessions_waiting(holder))
+    two = asyncio.create_task(send(other, [new_job(unique_key=key) for key in "dc"]))
+
+    async def goes_no_further() -> bool:
+        return two.done() or await sessions_waiting(holder) == 2
+
+    await eventually(goes_no_further)
+    await held.rollback()
+
+    # A deadlock would be raised.
+    answers = [*await one, *await two]
+    accepted = [a for a in answers if isinstance(a, Submission) and a.kind is ACCEPTED]
+    assert len(accepted) == 3
+
+
+async def test_who_repeats_batches_at_once_in_any_order_makes_each_job_once(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    connections = [await connect() for _ in range(4)]
+    order = random.Random(7)
+
+    def batch() -> list[NewJob]:
+        jobs = [
+            new_job(unique_key=f"u{n}", idempotency=idempotency(f"k{n}") if n % 2 else None)
+            for n in range(40)
+        ]
+        order.shuffle(jobs)
+        return jobs
+
+    batches = await asyncio.gather(*(send(each, batch()) for each in connections))
+
+    answers = [answer for each in batches for answer in each]
+    assert {type(answer) for answer in answers} == {Submission}
+    assert len({a.job_id for a in answers if isinstance(a, Submission)}) == 40
+    assert await count(connection, "jobs") == 40
