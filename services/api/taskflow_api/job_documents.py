@@ -9,13 +9,12 @@ import structlog
 from starlette.responses import Response
 
 from taskflow.errors import ObjectMissing
-from taskflow.jobs import queries
 from taskflow.jobs.opening import opened_job
 from taskflow.jobs.schemas import JobView
 from taskflow.jobs.views import Row, job_view
 from taskflow.sealing.ring import Part, Place, SealingKeyRing
-from taskflow_api.database_access import Reads
 from taskflow_api.etags import etag
+from taskflow_api.job_rows import JobRows
 from taskflow_api.job_types import JobTypes
 from taskflow_api.joined_reads import JoinedReads
 from taskflow_api.results import Results
@@ -101,8 +100,8 @@ class JobDocuments:
     Only the row can tell that a job was retried or deleted, so that every answer begins with it.
     """
 
-    def __init__(self, reads: Reads, job_types: JobTypes, ring: SealingKeyRing) -> None:
-        self._reads = reads
+    def __init__(self, rows: JobRows, job_types: JobTypes, ring: SealingKeyRing) -> None:
+        self._rows = rows
         self._job_types = job_types
         self._ring = ring
         self._documents = JoinedReads(self._read)
@@ -118,8 +117,7 @@ class JobDocuments:
 
     async def _read(self, wanted: tuple[UUID, UUID]) -> JobDocument:
         tenant_id, job_id = wanted
-        async with self._reads.connection(tenant_id) as connection:
-            row = await queries.get_job(connection, tenant_id, job_id)
+        row = await self._rows.read(tenant_id, job_id)
         secrets = await self._job_types.secrets_of(tenant_id, row["type"])
         return job_document(row, secrets, self._ring)
 

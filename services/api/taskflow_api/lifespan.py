@@ -29,6 +29,7 @@ from taskflow_api.cache.store import CacheStore
 from taskflow_api.database_access import Lookups, Reads, Writes
 from taskflow_api.health import CHECK_SECONDS, HealthChecks
 from taskflow_api.job_documents import JobDocuments
+from taskflow_api.job_rows import JobRows
 from taskflow_api.job_type_rights import JobTypeRights
 from taskflow_api.job_types import JobTypes
 from taskflow_api.late_commits import LateCommits
@@ -66,6 +67,7 @@ class Resources:
     job_types: JobTypes
     job_type_rights: JobTypeRights
     documents: JobDocuments
+    job_rows: JobRows
     results: Results
     waiters: Waiters
     object_store: ObjectStore
@@ -143,6 +145,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         token_secret=token_secret,
     )
     job_types = JobTypes(reads)
+    job_rows = JobRows(reads)
     waiters = Waiters(own)
     stack.callback(waiters.close)
     return Resources(
@@ -157,7 +160,8 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         quotas=quotas,
         job_types=job_types,
         job_type_rights=JobTypeRights(lookups, settings.registration_job_types),
-        documents=JobDocuments(reads, job_types, ring),
+        documents=JobDocuments(job_rows, job_types, ring),
+        job_rows=job_rows,
         results=Results(ArtifactStore(object_store), cache),
         waiters=waiters,
         object_store=object_store,

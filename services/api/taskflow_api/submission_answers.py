@@ -1,27 +1,17 @@
 """What a client is told of a submission: a status, and the job's JSON."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from pydantic_core import to_json
 
-from taskflow.errors import JobNotFound
-from taskflow.jobs import queries
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.views import accepted_members
 from taskflow.values import value_type
 from taskflow_api.job_documents import job_document
+from taskflow_api.job_rows import ROWS_AT_ONCE, JobRow, JobRows
 from taskflow_api.lifespan import Resources
 from taskflow_api.secret_fields import SecretFields
-
-TwinRow = Mapping[Any, Any]
-"""A row of `jobs`: of the one that a submission was deduplicated to."""
-
-TWINS_AT_ONCE = 50
-TWINS_BYTES_AT_ONCE = 64 * 1024
-"""A batch's live jobs are read so many at once, of so many bytes together unless one has more: each
-may be as large as a whole request, and takes a multiple of that in memory."""
 
 
 @value_type
@@ -41,7 +31,7 @@ def answer_with_job(job: NewJob, submission: Submission, secrets: SecretFields) 
 
 
 async def answer_with_twin(
-    resources: Resources, submission: Submission, twin: TwinRow
+    resources: Resources, submission: Submission, twin: JobRow
 ) -> SubmissionAnswer:
     """The answer to who has sent a job of which there is one alive: that one, by its row.
 
@@ -57,41 +47,27 @@ async def answer_with_twin(
 class Twins:
     """The live jobs that a batch's submissions were deduplicated to, read in their order."""
 
-    def __init__(
-        self, resources: Resources, tenant_id: UUID, submissions: Sequence[Submission]
-    ) -> None:
-        self._resources = resources
+    def __init__(self, rows: JobRows, tenant_id: UUID, submissions: Sequence[Submission]) -> None:
+        self._rows = rows
         self._tenant_id = tenant_id
         twins = dict.fromkeys(each.job_id for each in submissions if each.is_deduplicated)
-        self._place = {job_id: place for place, job_id in enumerate(twins)}
         self._order = list(twins)
-        self._sizes: Mapping[UUID, int] | None = None
-        self._rows: Mapping[UUID, TwinRow] = {}
+        self._place = {job_id: place for place, job_id in enumerate(self._order)}
+        self._ahead: Mapping[UUID, JobRow] = {}
+        self._looked_for: Collection[UUID] = ()
 
-    async def row_for(self, submission: Submission) -> TwinRow:
+    async def row_for(self, submission: Submission) -> JobRow:
         """The row of one of them.
 
         Raises:
             JobNotFound: it was deleted since.
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        row = self._rows.get(submission.job_id)
-        if row is None:
-            self._rows = await self._read_from(self._place[submission.job_id])
-            row = self._rows.get(submission.job_id)
-        if row is None:
-            raise JobNotFound(submission.job_id)
-        return row
-
-    async def _read_from(self, place: int) -> Mapping[UUID, TwinRow]:
-        async with self._resources.reads.connection(self._tenant_id) as connection:
-            if self._sizes is None:
-                self._sizes = await queries.job_sizes(connection, self._tenant_id, self._order)
-            chosen: list[UUID] = []
-            size = 0
-            for job_id in self._order[place : place + TWINS_AT_ONCE]:
-                size += self._sizes.get(job_id, 0)
-                if chosen and size > TWINS_BYTES_AT_ONCE:
-                    break
-                chosen.append(job_id)
-            return await queries.get_jobs(connection, self._tenant_id, chosen)
+        job_id = submission.job_id
+        if job_id not in self._looked_for:
+            place = self._place[job_id]
+            ahead = self._order[place : place + ROWS_AT_ONCE]
+            self._ahead = await self._rows.read_small(self._tenant_id, ahead)
+            self._looked_for = set(ahead)
+        row = self._ahead.get(job_id)
+        return row or await self._rows.read(self._tenant_id, job_id)

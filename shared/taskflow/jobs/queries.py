@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     RowMapping,
     Select,
+    Uuid,
     and_,
     any_,
     bindparam,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow.db.models import job_attempts, job_events, job_types, jobs, tenant_usage, workers
@@ -69,6 +71,16 @@ class Page:
 
 # A checkpoint is its handler's own, and may be larger than all the rest.
 _SHOWN = tuple(column for column in jobs.c if column is not jobs.c.checkpoint)
+# Composed once: that takes as long as the statement.
+_GET = select(*_SHOWN).where(
+    jobs.c.tenant_id == bindparam("tenant_id"), jobs.c.id == bindparam("job_id")
+)
+_SIZE = jobs.c.payload_bytes + jobs.c.attribute_bytes + func.coalesce(jobs.c.result_bytes, 0)
+_GET_SMALL = select(*_SHOWN).where(
+    jobs.c.tenant_id == bindparam("tenant_id"),
+    jobs.c.id == any_(bindparam("job_ids", type_=ARRAY(Uuid()))),
+    bindparam("largest_bytes") >= _SIZE,
+)
 
 
 async def get_job(connection: AsyncConnection, tenant_id: UUID, job_id: UUID) -> RowMapping:
@@ -77,31 +89,20 @@ async def get_job(connection: AsyncConnection, tenant_id: UUID, job_id: UUID) ->
     Raises:
         JobNotFound: this tenant has no such job.
     """
-    statement = select(*_SHOWN).where(jobs.c.tenant_id == tenant_id, jobs.c.id == job_id)
-    row = (await connection.execute(statement)).mappings().one_or_none()
+    wanted = {"tenant_id": tenant_id, "job_id": job_id}
+    row = (await connection.execute(_GET, wanted)).mappings().one_or_none()
     if row is None:
         raise JobNotFound(job_id)
     return row
 
 
-async def get_jobs(
-    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID]
+async def get_small_jobs(
+    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID], *, largest_bytes: int
 ) -> dict[UUID, RowMapping]:
-    """The rows of those of these jobs that the tenant has, by their ids."""
-    statement = select(*_SHOWN).where(jobs.c.tenant_id == tenant_id, jobs.c.id.in_(job_ids))
-    rows = (await connection.execute(statement)).mappings().all()
+    """The rows of those of these jobs that the tenant has and that are no larger, by their ids."""
+    wanted = {"tenant_id": tenant_id, "job_ids": list(job_ids), "largest_bytes": largest_bytes}
+    rows = (await connection.execute(_GET_SMALL, wanted)).mappings().all()
     return {row["id"]: row for row in rows}
-
-
-async def job_sizes(
-    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID]
-) -> dict[UUID, int]:
-    """How large the rows are of those of these jobs that the tenant has, in bytes, by their ids."""
-    where = jobs.c.tenant_id == tenant_id, jobs.c.id.in_(job_ids)
-    result_bytes = func.coalesce(jobs.c.result_bytes, 0)
-    size = (jobs.c.payload_bytes + jobs.c.attribute_bytes + result_bytes).label("size")
-    rows = await connection.execute(select(jobs.c.id, size).where(*where))
-    return {row.id: row.size for row in rows}
 
 
 async def list_jobs(
@@ -158,7 +159,6 @@ async def count_jobs(
 
 
 _COUNTED = ("waiting_jobs", *STATE_COLUMNS.values())
-# Composed once: that took as long as the statement.
 _COUNTS = select(
     *(func.coalesce(func.sum(tenant_usage.c[name]), 0).label(name) for name in _COUNTED)
 ).where(tenant_usage.c.tenant_id == bindparam("tenant_id"))

@@ -131,7 +131,7 @@ def _answer(resources: Resources, tenant_id: UUID, items: Sequence[Item]) -> Res
     headers = {}
     if accepted and all(submission.is_replayed for submission in accepted):
         headers["Idempotent-Replayed"] = "true"
-    twins = Twins(resources, tenant_id, accepted)
+    twins = Twins(resources.job_rows, tenant_id, accepted)
     return StreamingResponse(_shown(resources, items, twins), 202, headers, MEDIA_TYPE)
 
 

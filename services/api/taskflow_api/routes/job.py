@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Header, Request
-from sqlalchemy import RowMapping
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from taskflow.jobs import commands, patching, queries
+from taskflow.jobs import commands, patching
 from taskflow.jobs.schemas import JobPatch, JobView
 from taskflow.jobs.states import TERMINAL
 from taskflow.relay import Dispatch
@@ -21,7 +19,6 @@ from taskflow_api.etags import is_unchanged, versions_in
 from taskflow_api.guards import JobReader, JobWriter
 from taskflow_api.job_documents import with_result
 from taskflow_api.json_body import read_body
-from taskflow_api.lifespan import Resources
 from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
 
@@ -69,17 +66,6 @@ async def get_job(
         return document.unchanged(headers)
     document = await with_result(document, resources.results, resources.ring)
     return document.response(headers=headers)
-
-
-async def read_row(resources: Resources, tenant_id: UUID, job_id: UUID) -> RowMapping:
-    """The job's row as it is stored now.
-
-    Raises:
-        JobNotFound: this tenant has no such job.
-        ServiceUnavailable: PostgreSQL can't be asked.
-    """
-    async with resources.reads.connection(tenant_id) as connection:
-        return await queries.get_job(connection, tenant_id, job_id)
 
 
 async def _unless_departed(request: Request, wait: Coroutine[Any, Any, bool]) -> bool:
@@ -152,7 +138,7 @@ async def change_job(
     versions = versions_in(if_match)
     change = await read_body(request, JobPatch)
     if change.payload is not None:
-        row = await read_row(resources, caller.tenant_id, job_id)
+        row = await resources.job_rows.read(caller.tenant_id, job_id)
         await resources.job_type_rights.require(caller.tenant_id, row["type"])
         await resources.job_types.check(caller.tenant_id, row["type"], change.payload)
     async with resources.writes.connection(caller.tenant_id) as connection:

@@ -12,7 +12,6 @@ from taskflow_api.dependencies import JobId, With
 from taskflow_api.guards import JobWriter
 from taskflow_api.origins import origin_of
 from taskflow_api.problem_docs import problem_docs
-from taskflow_api.routes.job import read_row
 
 router = APIRouter(tags=["jobs"], prefix="/api/v1/jobs")
 
@@ -69,7 +68,7 @@ async def retry_job(
     request: Request, caller: JobWriter, resources: With, job_id: JobId
 ) -> Response:
     """Queue a `failed`, `cancelled` or `expired` job again; attempt numbers go on rising."""
-    row = await read_row(resources, caller.tenant_id, job_id)
+    row = await resources.job_rows.read(caller.tenant_id, job_id)
     await resources.job_type_rights.require(caller.tenant_id, row["type"])
     async with resources.writes.connection(caller.tenant_id) as connection:
         pointed = await commands.retry(

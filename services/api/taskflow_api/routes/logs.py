@@ -14,7 +14,6 @@ from taskflow_api.log_parts import LogFormat
 from taskflow_api.media_types import log_format
 from taskflow_api.problem_docs import Responses, headers_doc, problem_docs
 from taskflow_api.problems import ATTEMPT_NOT_FOUND, ProblemError
-from taskflow_api.routes.job import read_row
 
 router = APIRouter(tags=["logs"], prefix="/api/v1/logs")
 
@@ -85,7 +84,7 @@ async def get_log(
     A running job's log is up to date to a few seconds.
     """
     form = log_format(request.headers.get("Accept"))
-    job = await read_row(resources, caller.tenant_id, job_id)
+    job = await resources.job_rows.read(caller.tenant_id, job_id)
     async with resources.writes.connection(caller.tenant_id) as connection:
         chunks = await list_chunks(connection, caller.tenant_id, job_id, attempt=query.attempt)
     if not chunks and query.attempt is not None and query.attempt > job["attempt"]:

@@ -16,7 +16,6 @@ from taskflow_api.json_body import read_body
 from taskflow_api.lean_route import LeanRoute
 from taskflow_api.lifespan import Resources
 from taskflow_api.problem_docs import headers_doc, json_body_doc, problem_docs
-from taskflow_api.routes.job import read_row
 from taskflow_api.secret_fields import SecretFields
 from taskflow_api.submission_answers import (
     SubmissionAnswer,
@@ -110,5 +109,5 @@ async def _answer_to(
     if not submission.is_deduplicated:
         return answer_with_job(job, submission, secrets)
     # One that was deleted since is a 404: nothing else that we know of it would be true.
-    twin = await read_row(resources, job.tenant_id, submission.job_id)
+    twin = await resources.job_rows.read(job.tenant_id, submission.job_id)
     return await answer_with_twin(resources, submission, twin)

@@ -1,11 +1,12 @@
 """Reads that are shared, and never older than one's own."""
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 
 from taskflow_api import joined_reads
-from taskflow_api.joined_reads import JoinedReads
+from taskflow_api.joined_reads import GatheredReads, JoinedReads
 from taskflow_testing.waiting import eventually
 
 
@@ -105,5 +106,82 @@ async def test_nothing_is_left_of_a_read(source: Source) -> None:
     source.open.set()
     await asyncio.gather(*(joined.get(key) for key in "abc"))
     await asyncio.sleep(0)
-    assert not joined._coming
-    assert not joined._under_way
+    assert not joined._reads._coming
+    assert not joined._reads._under_way
+
+
+class Table:
+    """What many keys are read from: which were read together, and when a read may end."""
+
+    def __init__(self) -> None:
+        self.values = {"a": 1, "b": 2, "c": 3}
+        self.reads: list[tuple[str, list[str]]] = []
+        self.open = asyncio.Event()
+
+    async def read(self, group: str, keys: Collection[str]) -> dict[str, int]:
+        self.reads.append((group, sorted(keys)))
+        seen = dict(self.values)
+        await self.open.wait()
+        return {key: seen[key] for key in keys if key in seen}
+
+    async def have_begun(self, count: int) -> None:
+        async def look() -> bool:
+            return len(self.reads) >= count
+
+        await eventually(look)
+
+
+@pytest.fixture
+async def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    monkeypatch.setattr(joined_reads, "PATIENCE_SECONDS", 60.0)
+    return Table()
+
+
+async def test_keys_that_are_asked_for_together_are_read_together(table: Table) -> None:
+    table.open.set()
+    gathered = GatheredReads(table.read, at_once=25)
+    found = await asyncio.gather(*(gathered.get("one", key) for key in "abacx"))
+    assert found == [1, 2, 1, 3, None]
+    assert table.reads == [("one", ["a", "b", "c", "x"])]
+
+
+async def test_groups_are_read_apart(table: Table) -> None:
+    table.open.set()
+    gathered = GatheredReads(table.read, at_once=25)
+    await asyncio.gather(gathered.get("one", "a"), gathered.get("two", "b"))
+    assert sorted(table.reads) == [("one", ["a"]), ("two", ["b"])]
+
+
+async def test_keys_that_come_while_others_are_read_have_the_next_read(table: Table) -> None:
+    gathered = GatheredReads(table.read, at_once=25)
+    first = asyncio.create_task(gathered.get("one", "a"))
+    await table.have_begun(1)
+    table.values |= {"a": 10, "b": 20}
+    later = [asyncio.create_task(gathered.get("one", key)) for key in "ab"]
+    await asyncio.sleep(0)
+    table.open.set()
+    assert [await first, *[await each for each in later]] == [1, 10, 20]
+    assert table.reads == [("one", ["a"]), ("one", ["a", "b"])]
+
+
+async def test_no_read_has_too_many_keys(table: Table) -> None:
+    table.values = {str(n): n for n in range(100)}
+    table.open.set()
+    gathered = GatheredReads(table.read, at_once=7)
+    found = await asyncio.gather(*(gathered.get("one", str(n)) for n in range(100)))
+    assert found == list(range(100))
+    assert [len(keys) for _, keys in table.reads] == [7] * 14 + [2]
+    await asyncio.sleep(0)
+    assert not gathered._coming
+    assert not gathered._under_way
+
+
+async def test_keys_that_wait_behind_a_read_that_hangs_do_not_wait_long(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joined_reads, "PATIENCE_SECONDS", 0.01)
+    gathered = GatheredReads(table.read, at_once=1)
+    asking = [asyncio.create_task(gathered.get("one", key)) for key in "abc"]
+    await table.have_begun(3)
+    table.open.set()
+    assert await asyncio.gather(*asking) == [1, 2, 3]
