@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractChannel
 from aiormq.abc import DeliveredMessage
 
 from taskflow.broker.deliveries import Delivery
+from taskflow.broker.outages import end_of, said
 from taskflow.broker.topology import lane_queue
 from taskflow.jobs.lanes import Lane
 
@@ -31,7 +32,7 @@ class LaneConsumer:
         *,
         prefetch: int,
         on_delivery: Callable[[], None],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[str], None],
     ) -> None:
         self._lane = lane
         self._keeper = keeper  # aio-pika holds channels weakly
@@ -140,8 +141,10 @@ class LaneConsumer:
             self._consumes = not self._consumes
 
     def _end_errand(self, errand: asyncio.Task[None]) -> None:
-        if errand.cancelled() or errand.exception() is not None:
-            self._on_lost()
+        if errand.cancelled():
+            self._lose("what it was asked for was cut off")
+        elif (error := errand.exception()) is not None:
+            self._lose(said(error))
 
     def _return(self, deliveries: Sequence[Delivery]) -> None:
         """What was on its way when we stopped consuming."""
@@ -162,7 +165,12 @@ class LaneConsumer:
 
     async def _overlooked(self, _: DeliveredMessage) -> None:
         """What comes this way has passed the listener by, and is to come again."""
-        self._on_lost()
+        self._lose("a message has passed us by")
 
     def _lost(self, *_: object) -> None:
-        self._on_lost()
+        closing = self._channel.closing
+        cancelled = "the broker has cancelled its consumer"
+        self._lose(said(end_of(closing)) if closing.done() else cancelled)
+
+    def _lose(self, why: str) -> None:
+        self._on_lost(f"{self._lane.key}: {why}")

@@ -57,11 +57,11 @@ class Subscriber:
         self._news = asyncio.Event()
         """Set by whatever `_consume` may wait for: an arrival, a free slot, a loss, the end."""
         self._aside = LanesAside(self._news.set)
-        self._lost = False
+        self._loss: str | None = None
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         executor.notify_freed(self._news.set)
-        settlement.notify_failed(self._lose)
+        settlement.notify_failed(lambda: self._lose("what was taken can't be settled"))
 
     def start(self) -> None:
         """Begin to take pointers."""
@@ -102,7 +102,7 @@ class Subscriber:
                 await self._close()
 
     async def _open(self) -> None:
-        self._lost = False
+        self._loss = None
         # Twice the slots: with a lane's buffer emptied by one batch, a less urgent lane would be
         # served while the broker refills it.
         prefetch = min(2 * self._executor.concurrency, MAX_PREFETCH)
@@ -154,7 +154,11 @@ class Subscriber:
 
     async def _consume(self) -> None:
         picker = Picker(self._consumers)
-        watchdog = Watchdog(self._broker, self._consumers, self._lose)
+        watchdog = Watchdog(
+            self._broker,
+            self._consumers,
+            on_forgotten=lambda: self._lose("the broker has forgotten our consumers"),
+        )
         watching = asyncio.create_task(watchdog.watch(), name="watchdog")
         try:
             while True:
@@ -167,9 +171,9 @@ class Subscriber:
                     await self._settlement.finish()
                     return
                 batch = self._pick(picker)
-                if self._lost:
+                if self._loss is not None:
                     self._settlement.check()
-                    raise ServiceUnavailable("RabbitMQ", "a lane's channel or consumer was lost")
+                    raise ServiceUnavailable("RabbitMQ", self._loss)
                 if batch:
                     await self._taker.take(batch, on_outage=self._hand_back_if_possible)
                 else:
@@ -178,8 +182,9 @@ class Subscriber:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    def _lose(self) -> None:
-        self._lost = True
+    def _lose(self, why: str) -> None:
+        # What is lost after it is mostly lost with it, and may say less.
+        self._loss = self._loss or why
         self._news.set()
 
     async def _resume(self) -> None:

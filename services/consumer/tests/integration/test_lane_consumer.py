@@ -113,3 +113,32 @@ async def test_what_is_on_its_way_back_is_not_acknowledged_by_what_came_after_it
     consumer.receive(late)
     await consumer.acknowledge_through(claimed)
     await is_ready_again(broker, 3)
+
+
+async def test_a_channel_that_the_broker_closes_says_why(broker: Broker) -> None:
+    said: list[str] = []
+    async with consuming(broker, LANE, on_lost=said.append) as consumer:
+        await publish(broker, 1)
+        (claimed,) = await consume(consumer, 1)
+        for _ in range(2):
+            await consumer.acknowledge_through(claimed)
+
+        async def is_lost() -> bool:
+            return bool(said)
+
+        await eventually(is_lost)
+    assert said[0].startswith("returned.medium: PRECONDITION_FAILED - unknown delivery tag 1")
+
+
+async def test_a_lane_that_is_deleted_says_so(broker: Broker) -> None:
+    said: list[str] = []
+    async with consuming(broker, LANE, on_lost=said.append) as consumer:
+        await consumer.resume()
+        async with broker.short_channel() as channel:
+            await channel.queue_delete(topology.lane_queue(LANE))
+
+        async def is_lost() -> bool:
+            return bool(said)
+
+        await eventually(is_lost)
+    assert said[0] == "returned.medium: the broker has cancelled its consumer"
