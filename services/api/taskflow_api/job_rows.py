@@ -4,6 +4,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
+import structlog
+
+from taskflow.errors import TaskFlowError
 from taskflow.jobs import queries
 from taskflow_api.database_access import Reads
 from taskflow_api.joined_reads import GatheredReads
@@ -12,9 +15,11 @@ JobRow = Mapping[Any, Any]
 """A row of `jobs`."""
 
 ROWS_AT_ONCE = 25
-SMALL_BYTES = 16 * 1024
+SMALL_BYTES = 8 * 1024
 """By what is counted of a job. What has been read is parsed in one go, in which nobody else is
 served, and takes a multiple of its size in memory."""
+
+log = structlog.get_logger(__name__)
 
 
 class JobRows:
@@ -34,18 +39,28 @@ class JobRows:
             ServiceUnavailable: PostgreSQL can't be asked.
         """
         row = await self._small.get(tenant_id, job_id)
-        if row is not None:
-            return row
+        return row or await self.read_alone(tenant_id, job_id)
+
+    async def read_alone(self, tenant_id: UUID, job_id: UUID) -> JobRow:
+        """As `read`, of a job that isn't small."""
         async with self._reads.connection(tenant_id) as connection:
             return await queries.get_job(connection, tenant_id, job_id)
 
     async def read_small(self, tenant_id: UUID, job_ids: Collection[UUID]) -> Mapping[UUID, JobRow]:
         """The rows of those of up to `ROWS_AT_ONCE` jobs that are there, and small.
 
+        None where one of them can't be read: alone each is what it is.
+
         Raises:
             ServiceUnavailable: PostgreSQL can't be asked.
         """
-        async with self._reads.connection(tenant_id) as connection:
-            return await queries.get_small_jobs(
-                connection, tenant_id, job_ids, largest_bytes=SMALL_BYTES
-            )
+        try:
+            async with self._reads.connection(tenant_id) as connection:
+                return await queries.get_small_jobs(
+                    connection, tenant_id, job_ids, largest_bytes=SMALL_BYTES
+                )
+        except TaskFlowError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others have no part in it
+            log.warning("rows_unreadable_together", jobs=len(job_ids), error=repr(error)[:200])
+            return {}

@@ -1,10 +1,11 @@
 """What a client is told of a submission: a status, and the job's JSON."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pydantic_core import to_json
 
+from taskflow.errors import JobNotFound
 from taskflow.jobs.new_job import NewJob, Submission
 from taskflow.jobs.views import accepted_members
 from taskflow.values import value_type
@@ -54,7 +55,11 @@ class Twins:
         self._order = list(twins)
         self._place = {job_id: place for place, job_id in enumerate(self._order)}
         self._ahead: Mapping[UUID, JobRow] = {}
-        self._looked_for: Collection[UUID] = ()
+        self._next = 0
+        """What stands before it has been looked for."""
+        self._alone: Mapping[UUID, JobRow] = {}
+        """The last one that was not found ahead."""
+        self._missing: set[UUID] = set()
 
     async def row_for(self, submission: Submission) -> JobRow:
         """The row of one of them.
@@ -64,10 +69,20 @@ class Twins:
             ServiceUnavailable: PostgreSQL can't be asked.
         """
         job_id = submission.job_id
-        if job_id not in self._looked_for:
-            place = self._place[job_id]
+        place = self._place[job_id]
+        if place >= self._next:
             ahead = self._order[place : place + ROWS_AT_ONCE]
             self._ahead = await self._rows.read_small(self._tenant_id, ahead)
-            self._looked_for = set(ahead)
-        row = self._ahead.get(job_id)
-        return row or await self._rows.read(self._tenant_id, job_id)
+            self._next = place + len(ahead)
+        return self._ahead.get(job_id) or self._alone.get(job_id) or await self._read_alone(job_id)
+
+    async def _read_alone(self, job_id: UUID) -> JobRow:
+        if job_id in self._missing:
+            raise JobNotFound(job_id)
+        try:
+            row = await self._rows.read_alone(self._tenant_id, job_id)
+        except JobNotFound:
+            self._missing.add(job_id)
+            raise
+        self._alone = {job_id: row}
+        return row

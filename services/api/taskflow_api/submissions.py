@@ -71,7 +71,8 @@ class Submissions:
         self._quotas = quotas
         self._batch_size = batch_size
         self._plain = WriteQueue(self._write_plain, jobs_at_once=batch_size, writers=WRITERS)
-        # One for each tenant that has somebody in it: what its jobs wait for is its own affair.
+        # Each tenant's own: what its jobs wait for is its own affair. Once nobody is in it the
+        # collector of garbage may have it.
         self._linked: WeakValueDictionary[UUID, WriteQueue] = WeakValueDictionary()
         self._is_closing = False
         self._together: set[asyncio.Task[Any]] = set()
@@ -191,12 +192,21 @@ class Submissions:
         return await self._commit(jobs, lambda: self._intake.connection(tenants), write)
 
     async def _write_linked(self, jobs: Sequence[NewJob]) -> Sequence[Answer]:
-        def write(connection: Connection) -> Awaitable[list[Answer]]:
+        answers: dict[UUID, Answer] = {}
+
+        def write(connection: Connection) -> Awaitable[None]:
             return submit_linked(
-                connection, jobs, with_pointers=self._relay.ready, quotas=self._quotas
+                connection, jobs, answers, with_pointers=self._relay.ready, quotas=self._quotas
             )
 
-        return await self._commit(jobs, self._of(jobs[0].tenant_id), write)
+        try:
+            await self._persist(jobs, self._of(jobs[0].tenant_id), write)
+        except ServiceUnavailable as error:
+            # Of those that have no answer: others were committed before.
+            answers = dict.fromkeys((job.id for job in jobs), error) | answers
+        said = [answers[job.id] for job in jobs]
+        self._publish(jobs, said)
+        return said
 
     def _of(self, tenant_id: UUID) -> Connect:
         return lambda: self._database.connection(tenant_id)
@@ -228,9 +238,19 @@ class Submissions:
         write: Callable[[Connection], Awaitable[list[Answered]]],
     ) -> list[Answered]:
         """Write these jobs and have their pointers published, also those committed too late."""
+        answers = await self._persist(jobs, connect, write)
+        self._publish(jobs, answers)
+        return answers
+
+    async def _persist(
+        self,
+        jobs: Sequence[NewJob],
+        connect: Connect,
+        write: Callable[[Connection], Awaitable[Written]],
+    ) -> Written:
         in_doubt = False
 
-        async def send(connection: Connection) -> list[Answered]:
+        async def send(connection: Connection) -> Written:
             nonlocal in_doubt
             try:
                 return await write(connection)
@@ -239,13 +259,11 @@ class Submissions:
                 raise
 
         try:
-            answers = await persist(connect, send)
+            return await persist(connect, send)
         except ServiceUnavailable:
             if in_doubt:
                 self._late_commits.watch(job.id for job in jobs)
             raise
-        self._publish(jobs, answers)
-        return answers
 
     def _publish(self, jobs: Sequence[NewJob], answers: Sequence[Answer]) -> None:
         self._relay.send(

@@ -1,8 +1,10 @@
 """Submitting jobs about which others' rows decide: a twin with their `unique_key`, their parents.
 
-Many of one tenant go in one transaction, each accepted or refused by itself. Whatever it waits for
-is taken in one order by all, so that two of them don't wait for each other: the tenant's turn, the
-parents by id, idempotency keys, unique keys.
+Many of one tenant go in one transaction, each accepted or refused by itself. All take what they
+wait for in one order, so that two of them don't wait for each other: the tenant's turn, the parents
+by id, idempotency keys, unique keys. Others have orders of their own, like the end of a job that
+takes all its descendants along. So rows are waited for less long than PostgreSQL takes to find out
+about a deadlock, and it is these who give way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from taskflow.db.pool import Connection
-from taskflow.errors import InvalidContent, ParentNotFound, TaskFlowError
+from taskflow.errors import InvalidContent, ParentNotFound, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.quotas import DefaultQuotas
@@ -60,6 +62,14 @@ RETURNING path, key
 """
 
 
+# Shorter than `deadlock_timeout`; of many, for those who look for the one that has to wait.
+_BE_PATIENT = "SET LOCAL lock_timeout = '500ms'"
+_BE_BRISK = "SET LOCAL lock_timeout = '100ms'"
+_MOST_WAITS = 20
+"""About five seconds, in which the tenant's other jobs wait as well."""
+_WAITS_ALONE = 4
+
+
 class _TurnNeeded(TaskFlowError):
     """The tenant is near a quota; what the transaction has written is to be undone."""
 
@@ -67,42 +77,86 @@ class _TurnNeeded(TaskFlowError):
 async def submit_linked(
     connection: Connection,
     new_jobs: Sequence[NewJob],
+    answers: dict[UUID, Answer],
     *,
     with_pointers: bool,
     quotas: DefaultQuotas = NO_QUOTAS,
-) -> list[Answer]:
-    """Insert jobs of one tenant: an answer for each, in their order; a refusal is an answer too.
+) -> None:
+    """Insert jobs of one tenant; an answer for each into `answers`, as soon as it is committed.
 
-    Of those with one `unique_key` the first that isn't refused is accepted, if none is alive.
+    A refusal is an answer too, and so is ServiceUnavailable where others hold for too long what a
+    job is linked to. Of those with one `unique_key` the first that isn't refused is accepted, if
+    none is alive. What has an answer is left alone.
 
     Raises:
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
     """
     writing = Writing(connection, with_pointers, quotas, in_turn=False, by_unique_key=True)
-    answers: dict[UUID, Answer] = {}
-    pending = list(new_jobs)
-    at_once = len(pending)
-    while pending:
-        part = pending[:at_once]
+    search = _Search(len(new_jobs))
+    while pending := [job for job in new_jobs if job.id not in answers]:
+        part = pending[: search.at_once]
         try:
             async with connection.transaction():
-                answers |= await _answer_some(writing, part)
+                said = await _answer_some(writing, part, brisk=search.is_brisk(len(part)))
         except _TurnNeeded:
             writing = replace(writing, in_turn=True)
+            continue
         except asyncpg.UniqueViolationError:
             # A twin was committed since the look for it: the next look finds it, unless it has
             # ended by then.
             continue
+        except asyncpg.LockNotAvailableError:
+            if search.goes_on_after_wait(len(part)):
+                continue
+            held = ServiceUnavailable("PostgreSQL", "what the job is linked to is being changed")
+            said = dict.fromkeys((job.id for job in part), held)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-            # Found by halving, and refused alone.
-            at_once = len(part) // 2 or len(pending)
-            if len(part) == 1:
-                answers[part[0].id] = refused_by_postgres(error)
-        pending = [job for job in pending if job.id not in answers]
-    return [answers[job.id] for job in new_jobs]
+            if search.goes_on_by_halves(len(part)):
+                continue
+            said = {part[0].id: refused_by_postgres(error)}
+        answers |= said
+        search.note_answered(len(part))
 
 
-async def _answer_some(writing: Writing, jobs: Sequence[NewJob]) -> dict[UUID, Answer]:
+class _Search:
+    """For the jobs that keep all others back: how many are tried at once, and how long they wait.
+
+    Those for which a row can't be stored, or somebody holds what they are linked to, are found by
+    halving.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self.at_once = jobs
+        self._waits = 0
+        self._waits_alone = 0
+
+    def is_brisk(self, jobs: int) -> bool:
+        """Whether so many are not to wait long for what others hold: some have waited before."""
+        return self._waits > 0 and jobs > 1
+
+    def goes_on_after_wait(self, jobs: int) -> bool:
+        """Whether so many, having waited for nothing, are to be tried again, or half of them."""
+        self._waits += 1
+        self._waits_alone += jobs == 1
+        if self._waits >= _MOST_WAITS:
+            return False
+        return self.goes_on_by_halves(jobs) or self._waits_alone < _WAITS_ALONE
+
+    def goes_on_by_halves(self, jobs: int) -> bool:
+        """Whether half of so many are to be tried next; else the one is found."""
+        self.at_once = max(1, jobs // 2)
+        return jobs > 1
+
+    def note_answered(self, jobs: int) -> None:
+        """So many have their answers: after the one that was looked for, all others are tried."""
+        if jobs == 1:
+            self.at_once = self._jobs
+
+
+async def _answer_some(
+    writing: Writing, jobs: Sequence[NewJob], *, brisk: bool
+) -> dict[UUID, Answer]:
     """The answers of those that were there before, or else of some that are tried now.
 
     Not of both: their idempotency keys would be taken in two runs, and so not in one order.
@@ -111,6 +165,7 @@ async def _answer_some(writing: Writing, jobs: Sequence[NewJob]) -> dict[UUID, A
     rooms: Mapping[UUID, Room] = {}
     if writing.in_turn:
         rooms = await rooms_in_turn(connection, {job.tenant_id for job in jobs}, writing.quotas)
+    await connection.execute(_BE_BRISK if brisk else _BE_PATIENT)
     before = await find_answers(connection, jobs)
     new = first_of_each_key(job for job in jobs if job.id not in before)
     if twins := await _live_twins(connection, new):
@@ -123,7 +178,7 @@ async def _answer_some(writing: Writing, jobs: Sequence[NewJob]) -> dict[UUID, A
 def _first_of_each_unique_key(jobs: Iterable[NewJob]) -> list[NewJob]:
     firsts: dict[str | UUID, NewJob] = {}
     for job in jobs:
-        firsts.setdefault(job.unique_key or job.id, job)
+        firsts.setdefault(job.id if job.unique_key is None else job.unique_key, job)
     return list(firsts.values())
 
 
@@ -183,11 +238,11 @@ async def _accept(
     writing: Writing, jobs: Sequence[NewJob], rooms: Mapping[UUID, Room]
 ) -> dict[UUID, Answer]:
     connection = writing.connection
-    answers = quota_refusals(jobs, rooms)
-    states = await _lock_parents(connection, [job for job in jobs if job.id not in answers])
-    for job in jobs:
-        if job.id not in answers and (refusal := _parent_refusal(job, states)) is not None:
-            answers[job.id] = refusal
+    states = await _lock_parents(connection, jobs)
+    refusals = ((job.id, _parent_refusal(job, states)) for job in jobs)
+    answers: dict[UUID, Answer] = {job_id: said for job_id, said in refusals if said is not None}
+    # Only of what else would be accepted: what is refused takes no room.
+    answers |= quota_refusals([job for job in jobs if job.id not in answers], rooms)
     admitted = [job for job in jobs if job.id not in answers]
     if not admitted:
         return answers

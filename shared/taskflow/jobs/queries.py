@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     func,
     select,
     tuple_,
@@ -75,10 +76,16 @@ _SHOWN = tuple(column for column in jobs.c if column is not jobs.c.checkpoint)
 _GET = select(*_SHOWN).where(
     jobs.c.tenant_id == bindparam("tenant_id"), jobs.c.id == bindparam("job_id")
 )
-_SIZE = jobs.c.payload_bytes + jobs.c.attribute_bytes + func.coalesce(jobs.c.result_bytes, 0)
+_SIZE = (
+    jobs.c.payload_bytes
+    + jobs.c.attribute_bytes
+    + case((jobs.c.result_object.is_(None), func.coalesce(jobs.c.result_bytes, 0)), else_=0)
+)
+# Each is looked for by its id. Where the planner doesn't know yet how many jobs the tenant has, it
+# would go through all of these for `= ANY`, or for a tenant that it sees.
 _GET_SMALL = select(*_SHOWN).where(
-    jobs.c.tenant_id == bindparam("tenant_id"),
-    jobs.c.id == any_(bindparam("job_ids", type_=ARRAY(Uuid()))),
+    jobs.c.id == func.unnest(bindparam("job_ids", type_=ARRAY(Uuid()))).column_valued("wanted"),
+    jobs.c.tenant_id == select(bindparam("tenant_id", type_=Uuid())).scalar_subquery(),
     bindparam("largest_bytes") >= _SIZE,
 )
 

@@ -8,12 +8,22 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from taskflow.errors import IdempotencyKeyReused, InvalidContent, ParentNotFound, QuotaExceeded
+from taskflow.db.pool import TRANSIENT_ERRORS
+from taskflow.errors import (
+    IdempotencyKeyReused,
+    InvalidContent,
+    ParentNotFound,
+    QuotaExceeded,
+    ServiceUnavailable,
+)
+from taskflow.jobs import dependents
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import finish
-from taskflow.jobs.linked_submission import submit_linked
+from taskflow.jobs.linked_submission import _Search, submit_linked
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.quotas import DefaultQuotas
@@ -26,7 +36,9 @@ REPLAYED, REPLAYED_DEDUPLICATED = SubmissionKind.REPLAYED, SubmissionKind.REPLAY
 
 
 async def send(connection: asyncpg.Connection, jobs: Sequence[NewJob], **more: Any) -> list[Answer]:
-    return await submit_linked(connection, jobs, with_pointers=True, **more)
+    answers: dict[UUID, Answer] = {}
+    await submit_linked(connection, jobs, answers, with_pointers=True, **more)
+    return [answers[job.id] for job in jobs]
 
 
 def said(answers: Sequence[Answer]) -> list[tuple[SubmissionKind, UUID] | type[Exception]]:
@@ -267,3 +279,152 @@ async def test_who_repeats_batches_at_once_in_any_order_makes_each_job_once(
     assert {type(answer) for answer in answers} == {Submission}
     assert len({a.job_id for a in answers if isinstance(a, Submission)}) == 40
     assert await count(connection, "jobs") == 40
+
+
+async def test_what_is_refused_for_its_parents_takes_no_room(
+    connection: asyncpg.Connection,
+) -> None:
+    batch = [*(new_job(depends_on=[uuid7()]) for _ in range(3)), new_job(unique_key="good")]
+    answers = await send(connection, batch, quotas=DefaultQuotas(waiting_jobs=3))
+    assert said(answers) == [*[ParentNotFound] * 3, (ACCEPTED, batch[3].id)]
+
+
+async def test_an_empty_unique_key_is_one(connection: asyncpg.Connection) -> None:
+    batch = [new_job(unique_key=""), new_job(unique_key="")]
+    assert said(await send(connection, batch)) == [
+        (ACCEPTED, batch[0].id),
+        (DEDUPLICATED, batch[0].id),
+    ]
+
+
+class Interrupted:
+    """A connection whose statements with `text` in them wait for `go`, from the n-th on."""
+
+    def __init__(self, connection: asyncpg.Connection, text: str, nth: int = 1) -> None:
+        self._connection = connection
+        self._text = text
+        self._before = nth - 1
+        self.arrived = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def fetch(self, query: str, *values: Any) -> Any:
+        if self._text in query:
+            self._before -= 1
+            if self._before < 0:
+                self.arrived.set()
+                await self.go.wait()
+        return await self._connection.fetch(query, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_who_ends_a_job_with_its_descendants_goes_first(
+    connection: asyncpg.Connection, connect: Connect, jobs: Jobs
+) -> None:
+    parent = await jobs.submit()
+    child = await jobs.submit(depends_on=[parent])
+    grandchild = await jobs.submit(depends_on=[child])
+    last = await jobs.submit(depends_on=[parent])
+    ending = Interrupted(await connect(), dependents._LOCK_CHILDREN, nth=2)
+    # It has both children, and wants the grandchild: the other way round than by id.
+    end = asyncio.create_task(cancel(ending, TENANT, parent))  # type: ignore[arg-type]
+    await ending.arrived.wait()
+    batch = [new_job(depends_on=[grandchild]), new_job(depends_on=[last])]
+    waiting = asyncio.create_task(send(await connect(), batch))
+    await eventually(lambda: sessions_waiting(connection))
+    ending.go.set()
+
+    # A deadlock would be raised.
+    await end
+    assert said(await waiting) == [InvalidContent] * 2
+
+
+async def test_what_was_answered_before_the_session_was_lost_is_not_a_replay(
+    connection: asyncpg.Connection, connect: Connect, jobs: Jobs
+) -> None:
+    alive = await jobs.submit(unique_key="alive")
+    batch = [
+        new_job(unique_key="alive", idempotency=idempotency("k")),
+        new_job(unique_key="new"),
+    ]
+    lost = Interrupted(await connect(), "WITH named")
+    answers: dict[UUID, Answer] = {}
+    sending = asyncio.create_task(submit_linked(lost, batch, answers, with_pointers=True))  # type: ignore[arg-type]
+    await lost.arrived.wait()
+    await connection.execute("SELECT pg_terminate_backend($1)", lost.get_server_pid())
+    lost.go.set()
+    with pytest.raises(TRANSIENT_ERRORS):
+        await sending
+
+    await submit_linked(connection, batch, answers, with_pointers=True)
+
+    assert said([answers[job.id] for job in batch]) == [
+        (DEDUPLICATED, alive),
+        (ACCEPTED, batch[1].id),
+    ]
+
+
+@pytest.mark.parametrize("held", [{0}, {7}, {3, 8, 9}, set(range(10))], ids=str)
+async def test_who_is_held_up_holds_up_nobody_else(
+    connection: asyncpg.Connection, connect: Connect, jobs: Jobs, held: set[int]
+) -> None:
+    free, locked = await jobs.submit(), await jobs.submit()
+    batch = [new_job(depends_on=[locked if n in held else free]) for n in range(10)]
+    other = await connect()
+    async with other.transaction():
+        await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", locked)
+        answers = await send(connection, batch)
+    assert {n for n in range(10) if isinstance(answers[n], ServiceUnavailable)} == held
+    assert await count(connection, "jobs") == 2 + 10 - len(held)
+    # It may come again.
+    again = await send(connection, batch)
+    assert said(again) == [(ACCEPTED, job.id) for job in batch]
+
+
+async def test_who_is_alone_waits_again(
+    connection: asyncpg.Connection,
+    connect: Connect,
+    jobs: Jobs,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = asyncio.Event()
+    goes_on = _Search.goes_on_after_wait
+
+    def note(search: _Search, count: int) -> bool:
+        waited.set()
+        return goes_on(search, count)
+
+    monkeypatch.setattr(_Search, "goes_on_after_wait", note)
+    parent = await jobs.submit()
+    child = new_job(depends_on=[parent])
+    other = await connect()
+    async with other.transaction():
+        await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", parent)
+        waiting = asyncio.create_task(send(connection, [child]))
+        await waited.wait()
+    assert said(await waiting) == [(ACCEPTED, child.id)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 100])
+def test_a_search_ends(jobs: int) -> None:
+    search, waits = _Search(jobs), 0
+    while search.goes_on_after_wait(search.at_once):
+        waits += 1
+    assert waits < 20
+
+
+@given(st.integers(1, 200), st.sets(st.integers(0, 199)))
+def test_a_search_finds_each_that_is_in_the_way(jobs: int, bad: set[int]) -> None:
+    search, pending, found, tries = _Search(jobs), list(range(jobs)), set(), 0
+    while pending:
+        tries += 1
+        part = pending[: search.at_once]
+        if bad.intersection(part):
+            if search.goes_on_by_halves(len(part)):
+                continue
+            found.add(part[0])
+        pending = pending[len(part) :]
+        search.note_answered(len(part))
+    assert found == bad & set(range(jobs))
+    assert tries <= 1 + 2 * (len(found) + 1) * 9 + jobs / 2

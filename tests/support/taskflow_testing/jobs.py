@@ -92,6 +92,9 @@ async def submit_one(
     quotas: DefaultQuotas = NO_QUOTAS,
 ) -> Answer:
     """Submit a job the way that is its own."""
-    write = submit_linked if job.is_linked else submit
-    (answer,) = await write(connection, [job], with_pointers=with_pointers, quotas=quotas)
+    if job.is_linked:
+        answers: dict[UUID, Answer] = {}
+        await submit_linked(connection, [job], answers, with_pointers=with_pointers, quotas=quotas)
+        return answers[job.id]
+    (answer,) = await submit(connection, [job], with_pointers=with_pointers, quotas=quotas)
     return answer

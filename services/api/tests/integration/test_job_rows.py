@@ -69,3 +69,32 @@ async def test_a_checkpoint_stays_where_it_is(rows: JobRows, jobs: Jobs) -> None
     row = await rows.read(TENANT, job_id)
     assert row["state"] == "running"
     assert "checkpoint" not in row
+
+
+async def test_a_result_that_lies_elsewhere_makes_no_row_large(rows: JobRows, jobs: Jobs) -> None:
+    started = await jobs.start()
+    job_id = started.attempt.job_id
+    await jobs.connection.execute(
+        "UPDATE jobs SET result_object = 'there', result_bytes = $2 WHERE id = $1",
+        job_id,
+        SMALL_BYTES + 1,
+    )
+    assert set(await rows.read_small(TENANT, [job_id])) == {job_id}
+
+
+async def test_a_row_that_cannot_be_read_is_no_others_affair(
+    api: httpx.AsyncClient, jobs: Jobs
+) -> None:
+    bad, *others = [await jobs.submit() for _ in range(6)]
+    await jobs.connection.execute(
+        "UPDATE jobs SET result = to_jsonb(repeat('9', 5000)::numeric) WHERE id = $1", bad
+    )
+    answers = await asyncio.gather(
+        *(api.get(f"/api/v1/jobs/{job_id}") for job_id in (bad, *others)), return_exceptions=True
+    )
+    found = [
+        answer.status_code if isinstance(answer, httpx.Response) else type(answer)
+        for answer in answers
+    ]
+    assert found[1:] == [200] * 5
+    assert found[0] in (500, ValueError)

@@ -1,6 +1,7 @@
 """Jobs with a `unique_key` or parents, many at once."""
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,6 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from taskflow.jobs import linked_submission
+from taskflow.jobs.new_job import NewJob
+from taskflow.relay import Dispatch
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import Jobs, new_job, submit_one
 from taskflow_testing.problems import check_problem
@@ -104,6 +108,57 @@ async def test_who_waits_for_a_twin_holds_up_no_other_tenant(
 
     answers = [await task for task in mine]
     assert {(each.status_code, UUID(each.json()["id"])) for each in answers} == {(200, held.id)}
+
+
+async def test_what_is_held_up_takes_no_other_along(
+    api: httpx.AsyncClient, connection: asyncpg.Connection, jobs: Jobs
+) -> None:
+    parent = await jobs.submit()
+    batch = [echo(unique_key="a"), echo(depends_on=[str(parent)]), echo(unique_key="b")]
+    async with connection.transaction():
+        await connection.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", parent)
+        items = await submit(api, batch)
+    assert [item["status"] for item in items] == [202, 503, 202]
+    assert items[1]["problem"]["retry_after_seconds"] > 0
+
+
+async def test_what_is_committed_is_answered_and_published_whatever_comes_after_it(
+    api: httpx.AsyncClient, app: FastAPI, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[UUID] = []
+    relay = app.state.resources.relay
+    send = relay.send
+
+    async def is_ready() -> bool:
+        return bool(relay.ready)
+
+    await eventually(is_ready)
+
+    def note(dispatches: Iterable[Dispatch]) -> None:
+        noted = list(dispatches)
+        sent.extend(each.pointer.job_id for each in noted)
+        send(noted)
+
+    monkeypatch.setattr(relay, "send", note)
+    monkeypatch.setattr("taskflow_api.persistence.RETRY_SECONDS", 0.0)
+    lock_parents = linked_submission._lock_parents
+
+    async def lock_or_fail(connection: Any, new: Sequence[NewJob]) -> Any:
+        if any(job.payload == {"n": 1} for job in new):
+            raise TimeoutError
+        return await lock_parents(connection, new)
+
+    monkeypatch.setattr(linked_submission, "_lock_parents", lock_or_fail)
+    # The second with a key is tried after the first is refused: in a transaction of its own.
+    batch = [
+        echo(unique_key="a"),
+        echo(unique_key="u", depends_on=[str(uuid4())]),
+        echo(unique_key="u", payload={"n": 1}),
+    ]
+    items = await submit(api, batch)
+
+    assert [item["status"] for item in items] == [202, 422, 503]
+    assert sent == [UUID(items[0]["job"]["id"])]
 
 
 async def test_what_callers_have_left_is_committed_before_the_service_ends(
