@@ -9,11 +9,19 @@ import asyncpg
 import pytest
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 
 from taskflow.db.models import jobs
 from taskflow.db.roles import DatabaseRole, connect_as
 from taskflow.db.tenants import DEFAULT_TENANT_ID, begin_for, begin_for_batch
-from taskflow.jobs import commands, dependents, linked_submission, submission, submission_answers
+from taskflow.jobs import (
+    commands,
+    dependents,
+    linked_submission,
+    queries,
+    submission,
+    submission_answers,
+)
 from taskflow.jobs.queries import JobFilter
 from taskflow.jobs.states import JobState
 
@@ -157,6 +165,34 @@ async def test_a_batch_of_keys_is_looked_for_key_by_key(
     assert "Hash" not in found
     assert "Seq Scan" not in found
     assert found.count("Index Cond: (id =") == 2
+
+
+@pytest.mark.usefixtures("unknown_sizes")
+@pytest.mark.parametrize("known", [False, True], ids=["nothing", "other tenants"])
+async def test_rows_that_are_read_together_are_looked_for_one_by_one(
+    connection: asyncpg.Connection, clean_database: str, known: bool
+) -> None:
+    """Also where PostgreSQL takes the tenant for one that has a job or two."""
+    if known:
+        await connection.execute(_FILL, uuid4())
+        await connection.execute("ANALYZE jobs")
+        await connection.execute("UPDATE jobs SET tenant_id = $1", DEFAULT_TENANT_ID)
+    else:
+        await connection.execute(_FILL, DEFAULT_TENANT_ID)
+    session = await connect_as(DatabaseRole.TENANT, clean_database, server_settings={})
+    await session.execute(begin_for(DEFAULT_TENANT_ID))
+    compiled = queries._GET_SMALL.compile(dialect=asyncpg_dialect.dialect())  # type: ignore[no-untyped-call]
+    values = compiled.params | {
+        "tenant_id": DEFAULT_TENANT_ID,
+        "job_ids": [uuid4() for _ in range(25)],
+        "largest_bytes": 8192,
+    }
+    found = await plan(
+        session, str(compiled), *(values[name] for name in compiled.positiontup or ())
+    )
+    await session.close()
+    assert "Index Scan using pk_jobs on jobs" in found
+    assert "Index Cond: (id = wanted" in found
 
 
 _MANY_TENANTS = """
