@@ -38,13 +38,17 @@ CROSS JOIN LATERAL (
 ) AS twin
 """
 
-# The parents' rows stay locked until the children are committed, so none of them ends unseen.
+# The parents' rows stay locked until the children are committed, so none of them ends unseen. Each
+# is looked for by its id: for `= ANY` the planner would go through all jobs of a tenant of which it
+# doesn't know yet how many these are.
 _LOCK_PARENTS = """
-SELECT id, state FROM jobs WHERE tenant_id = $1 AND id = ANY($2::uuid[]) ORDER BY id FOR UPDATE
+SELECT jobs.id, state FROM unnest($2::uuid[]) AS parent (id) JOIN jobs USING (id)
+WHERE tenant_id = (SELECT $1::uuid) ORDER BY jobs.id FOR UPDATE OF jobs
 """
 
 _HAVE_DEPENDENTS = """
-UPDATE jobs SET has_dependents = true WHERE id = ANY($1::uuid[]) AND NOT has_dependents
+UPDATE jobs SET has_dependents = true FROM unnest($1::uuid[]) AS parent (id)
+WHERE jobs.id = parent.id AND NOT has_dependents
 """
 
 _REMEMBER_TWINS = f"""

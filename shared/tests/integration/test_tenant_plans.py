@@ -169,7 +169,7 @@ async def test_a_batch_of_keys_is_looked_for_key_by_key(
 
 @pytest.mark.usefixtures("unknown_sizes")
 @pytest.mark.parametrize("known", [False, True], ids=["nothing", "other tenants"])
-async def test_rows_that_are_read_together_are_looked_for_one_by_one(
+async def test_many_rows_are_looked_for_one_by_one(
     connection: asyncpg.Connection, clean_database: str, known: bool
 ) -> None:
     """Also where PostgreSQL takes the tenant for one that has a job or two."""
