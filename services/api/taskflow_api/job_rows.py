@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 
-from taskflow.errors import TaskFlowError
 from taskflow.jobs import queries
 from taskflow_api.database_access import Reads
 from taskflow_api.joined_reads import GatheredReads
@@ -49,7 +48,7 @@ class JobRows:
     async def read_small(self, tenant_id: UUID, job_ids: Collection[UUID]) -> Mapping[UUID, JobRow]:
         """The rows of those of up to `ROWS_AT_ONCE` jobs that are there, and small.
 
-        None where one of them can't be read: alone each is what it is.
+        None where one of them can't be parsed: alone each is what it is.
 
         Raises:
             ServiceUnavailable: PostgreSQL can't be asked.
@@ -59,8 +58,7 @@ class JobRows:
                 return await queries.get_small_jobs(
                     connection, tenant_id, job_ids, largest_bytes=SMALL_BYTES
                 )
-        except TaskFlowError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others have no part in it
+        except (ValueError, RecursionError) as error:
+            # JSON that PostgreSQL takes and Python doesn't: a number of 5,000 digits.
             log.warning("rows_unreadable_together", jobs=len(job_ids), error=repr(error)[:200])
             return {}

@@ -9,12 +9,14 @@ about a deadlock, and it is these who give way.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, ParentNotFound, ServiceUnavailable, TaskFlowError
+from taskflow.jobs.claim_sql import unseen
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.quotas import DefaultQuotas
@@ -30,7 +32,7 @@ from taskflow.jobs.submission_answers import KEY_LIFETIME, Answer, find_answers
 
 # The limit keeps the planner from reading all that the tenant has alive.
 _LIVE_TWINS = f"""
-SELECT asked.unique_key, twin.* FROM unnest($2::text[]) AS asked (unique_key)
+SELECT asked.unique_key, twin.* FROM unnest({unseen("$2::text[]")}) AS asked (unique_key)
 CROSS JOIN LATERAL (
     SELECT id, state, created_at FROM jobs
     WHERE tenant_id = $1 AND unique_key = asked.unique_key AND state IN {state_list(LIVE)}
@@ -38,18 +40,18 @@ CROSS JOIN LATERAL (
 ) AS twin
 """
 
-# The parents' rows stay locked until the children are committed, so none of them ends unseen. Each
-# is looked for by its id: for `= ANY` the planner would go through all jobs of a tenant of which it
-# doesn't know yet how many these are.
-_LOCK_PARENTS = """
-SELECT jobs.id, state FROM unnest($2::uuid[]) AS parent (id) JOIN jobs USING (id)
-WHERE tenant_id = (SELECT $1::uuid) ORDER BY jobs.id FOR UPDATE OF jobs
+# The parents' rows stay locked until the children are committed, so none of them ends unseen. They
+# are locked in the order of the ids, each found by its own: joined, they would be looked for among
+# all that the tenant has, where the planner doesn't know yet how many these are.
+_LOCK_PARENTS = f"""
+SELECT parent.* FROM unnest({unseen("$2::uuid[]")}) AS asked (id)
+CROSS JOIN LATERAL (
+    SELECT id, state, has_dependents FROM jobs WHERE tenant_id = $1 AND id = asked.id
+    LIMIT 1 FOR UPDATE
+) AS parent
 """
 
-_HAVE_DEPENDENTS = """
-UPDATE jobs SET has_dependents = true FROM unnest($1::uuid[]) AS parent (id)
-WHERE jobs.id = parent.id AND NOT has_dependents
-"""
+_HAVE_DEPENDENTS = "UPDATE jobs SET has_dependents = true WHERE id = ANY($1::uuid[])"
 
 _REMEMBER_TWINS = f"""
 INSERT INTO idempotency_keys AS known
@@ -242,7 +244,8 @@ async def _accept(
     writing: Writing, jobs: Sequence[NewJob], rooms: Mapping[UUID, Room]
 ) -> dict[UUID, Answer]:
     connection = writing.connection
-    states = await _lock_parents(connection, jobs)
+    parents = await _lock_parents(connection, jobs)
+    states = {parent["id"]: JobState(parent["state"]) for parent in parents}
     refusals = ((job.id, _parent_refusal(job, states)) for job in jobs)
     answers: dict[UUID, Answer] = {job_id: said for job_id, said in refusals if said is not None}
     # Only of what else would be accepted: what is refused takes no room.
@@ -250,9 +253,10 @@ async def _accept(
     admitted = [job for job in jobs if job.id not in answers]
     if not admitted:
         return answers
-    parents = {parent for job in admitted for parent in job.depends_on}
-    if parents:
-        await connection.execute(_HAVE_DEPENDENTS, sorted(parents))
+    wanted = {parent for job in admitted for parent in job.depends_on}
+    first = [each["id"] for each in parents if each["id"] in wanted and not each["has_dependents"]]
+    if first:
+        await connection.execute(_HAVE_DEPENDENTS, first)
     blocked = {
         job.id
         for job in admitted
@@ -267,12 +271,12 @@ async def _accept(
     return answers | written | found
 
 
-async def _lock_parents(connection: Connection, jobs: Sequence[NewJob]) -> Mapping[UUID, JobState]:
+async def _lock_parents(connection: Connection, jobs: Sequence[NewJob]) -> Sequence[Any]:
+    """Those of the jobs' parents that are there: id, state, has_dependents."""
     parents = {parent for job in jobs for parent in job.depends_on}
     if not parents:
-        return {}
-    rows = await connection.fetch(_LOCK_PARENTS, jobs[0].tenant_id, sorted(parents))
-    return {row["id"]: JobState(row["state"]) for row in rows}
+        return []
+    return await connection.fetch(_LOCK_PARENTS, jobs[0].tenant_id, sorted(parents))
 
 
 def _parent_refusal(job: NewJob, states: Mapping[UUID, JobState]) -> InvalidContent | None:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     case,
     func,
     select,
+    true,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -81,13 +82,22 @@ _SIZE = (
     + jobs.c.attribute_bytes
     + case((jobs.c.result_object.is_(None), func.coalesce(jobs.c.result_bytes, 0)), else_=0)
 )
-# Each is looked for by its id. Where the planner doesn't know yet how many jobs the tenant has, it
-# would go through all of these for `= ANY`, or for a tenant that it sees.
-_GET_SMALL = select(*_SHOWN).where(
-    jobs.c.id == func.unnest(bindparam("job_ids", type_=ARRAY(Uuid()))).column_valued("wanted"),
-    jobs.c.tenant_id == select(bindparam("tenant_id", type_=Uuid())).scalar_subquery(),
-    bindparam("largest_bytes") >= _SIZE,
+# The limit has each looked for by its id: joined, they would be looked for among all that the
+# tenant has, where the planner doesn't know yet how many these are. Nor does it see how many ids
+# there are, or it would plan each look anew.
+_IDS = select(func.unnest(bindparam("job_ids", type_=ARRAY(Uuid())))).scalar_subquery()
+_WANTED = func.unnest(func.array(_IDS)).table_valued("id").render_derived("wanted")
+_SMALL = (
+    select(*_SHOWN)
+    .where(
+        jobs.c.id == _WANTED.c.id,
+        jobs.c.tenant_id == bindparam("tenant_id"),
+        bindparam("largest_bytes") >= _SIZE,
+    )
+    .limit(1)
+    .lateral("small")
 )
+_GET_SMALL = select(_SMALL).select_from(_WANTED.join(_SMALL, true()))
 
 
 async def get_job(connection: AsyncConnection, tenant_id: UUID, job_id: UUID) -> RowMapping:

@@ -187,12 +187,17 @@ async def test_many_rows_are_looked_for_one_by_one(
         "job_ids": [uuid4() for _ in range(25)],
         "largest_bytes": 8192,
     }
-    found = await plan(
-        session, str(compiled), *(values[name] for name in compiled.positiontup or ())
-    )
+    order = compiled.positiontup or ()
+    ids = values["job_ids"]
+    plans = [
+        await plan(session, str(compiled), *(values[name] for name in order)),
+        await plan(session, linked_submission._LOCK_PARENTS, DEFAULT_TENANT_ID, ids),
+        await plan(session, linked_submission._LIVE_TWINS, DEFAULT_TENANT_ID, ["k1", "k2"]),
+    ]
     await session.close()
-    assert "Index Scan using pk_jobs on jobs" in found
-    assert "Index Cond: (id = wanted" in found
+    scans = [re.findall(r"(\w+ Scan.*?) on jobs", found) for found in plans]
+    wanted = "pk_jobs", "pk_jobs", "uq_jobs_unique_key"
+    assert scans == [[f"Index Scan using {name}"] for name in wanted]
 
 
 _MANY_TENANTS = """
