@@ -48,7 +48,7 @@ class JobRows:
     async def read_small(self, tenant_id: UUID, job_ids: Collection[UUID]) -> Mapping[UUID, JobRow]:
         """The rows of those of up to `ROWS_AT_ONCE` jobs that are there, and small.
 
-        None where one of them can't be parsed: alone each is what it is.
+        No row at all where one of them can't be parsed: alone each is what it is.
 
         Raises:
             ServiceUnavailable: PostgreSQL can't be asked.

@@ -46,7 +46,10 @@ async def answer_with_twin(
 
 
 class Twins:
-    """The live jobs that a batch's submissions were deduplicated to, read in their order."""
+    """The live jobs that a batch's submissions were deduplicated to.
+
+    Small ones are read ahead, in the order in which they are first asked for, and singly later on.
+    """
 
     def __init__(self, rows: JobRows, tenant_id: UUID, submissions: Sequence[Submission]) -> None:
         self._rows = rows

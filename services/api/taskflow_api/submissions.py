@@ -199,14 +199,21 @@ class Submissions:
                 connection, jobs, answers, with_pointers=self._relay.ready, quotas=self._quotas
             )
 
+        in_doubt = False
         try:
-            await self._persist(jobs, self._of(jobs[0].tenant_id), write)
+            _, in_doubt = await self._persist(jobs, self._of(jobs[0].tenant_id), write)
         except ServiceUnavailable as error:
             # Of those that have no answer: others were committed before.
             answers = dict.fromkeys((job.id for job in jobs), error) | answers
-        said = [answers[job.id] for job in jobs]
-        self._publish(jobs, said)
-        return said
+        finally:
+            self._publish(jobs, [answers.get(job.id) for job in jobs])
+        held = [job_id for job_id, said in answers.items() if isinstance(said, ServiceUnavailable)]
+        if held:
+            log.warning("linked_jobs_not_committed", jobs=len(held), error=str(answers[held[0]]))
+        if in_doubt:
+            # They may wait for what an earlier try of theirs has written, and is committing yet.
+            self._late_commits.watch(held)
+        return [answers[job.id] for job in jobs]
 
     def _of(self, tenant_id: UUID) -> Connect:
         return lambda: self._database.connection(tenant_id)
@@ -238,7 +245,7 @@ class Submissions:
         write: Callable[[Connection], Awaitable[list[Answered]]],
     ) -> list[Answered]:
         """Write these jobs and have their pointers published, also those committed too late."""
-        answers = await self._persist(jobs, connect, write)
+        answers, _ = await self._persist(jobs, connect, write)
         self._publish(jobs, answers)
         return answers
 
@@ -247,7 +254,8 @@ class Submissions:
         jobs: Sequence[NewJob],
         connect: Connect,
         write: Callable[[Connection], Awaitable[Written]],
-    ) -> Written:
+    ) -> tuple[Written, bool]:
+        """What `write` comes to, and whether an earlier try may be committed yet."""
         in_doubt = False
 
         async def send(connection: Connection) -> Written:
@@ -259,13 +267,13 @@ class Submissions:
                 raise
 
         try:
-            return await persist(connect, send)
+            return await persist(connect, send), in_doubt
         except ServiceUnavailable:
             if in_doubt:
                 self._late_commits.watch(job.id for job in jobs)
             raise
 
-    def _publish(self, jobs: Sequence[NewJob], answers: Sequence[Answer]) -> None:
+    def _publish(self, jobs: Sequence[NewJob], answers: Sequence[Answer | None]) -> None:
         self._relay.send(
             Dispatch(
                 Pointer(answer.job_id, Lane(job.queue, job.priority), job.type, answer.pointer_at)

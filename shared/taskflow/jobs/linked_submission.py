@@ -3,8 +3,8 @@
 Many of one tenant go in one transaction, each accepted or refused by itself. All take what they
 wait for in one order, so that two of them don't wait for each other: the tenant's turn, the parents
 by id, idempotency keys, unique keys. Others have orders of their own, like the end of a job that
-takes all its descendants along. So rows are waited for less long than PostgreSQL takes to find out
-about a deadlock, and it is these who give way.
+takes all its descendants along. So these transactions wait for each row less long than PostgreSQL
+takes to find out about a deadlock, and give way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +18,7 @@ from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, ParentNotFound, ServiceUnavailable, TaskFlowError
 from taskflow.jobs.claim_sql import unseen
 from taskflow.jobs.guards import state_list
+from taskflow.jobs.halving import Halving
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.quotas import DefaultQuotas
 from taskflow.jobs.room import NO_QUOTAS, Room, rooms_in_turn
@@ -68,12 +69,10 @@ RETURNING path, key
 """
 
 
-# Shorter than `deadlock_timeout`; of many, for those who look for the one that has to wait.
+# Shorter than `deadlock_timeout`.
 _BE_PATIENT = "SET LOCAL lock_timeout = '500ms'"
+# For many at once, after a first wait: while the one that has to wait is looked for.
 _BE_BRISK = "SET LOCAL lock_timeout = '100ms'"
-_MOST_WAITS = 20
-"""About five seconds, in which the tenant's other jobs wait as well."""
-_WAITS_ALONE = 4
 
 
 class _TurnNeeded(TaskFlowError):
@@ -98,12 +97,12 @@ async def submit_linked(
         Exception: one of `db.pool.TRANSIENT_ERRORS`; the same call may be made again.
     """
     writing = Writing(connection, with_pointers, quotas, in_turn=False, by_unique_key=True)
-    search = _Search(len(new_jobs))
+    halving = Halving(len(new_jobs))
     while pending := [job for job in new_jobs if job.id not in answers]:
-        part = pending[: search.at_once]
+        part = pending[: halving.at_once]
         try:
             async with connection.transaction():
-                said = await _answer_some(writing, part, brisk=search.is_brisk(len(part)))
+                said = await _answer_some(writing, part, brisk=halving.is_brisk(len(part)))
         except _TurnNeeded:
             writing = replace(writing, in_turn=True)
             continue
@@ -112,52 +111,21 @@ async def submit_linked(
             # ended by then.
             continue
         except asyncpg.LockNotAvailableError:
-            if search.goes_on_after_wait(len(part)):
+            if halving.goes_on_after_wait(len(part)):
                 continue
-            held = ServiceUnavailable("PostgreSQL", "what the job is linked to is being changed")
-            said = dict.fromkeys((job.id for job in part), held)
+            said = dict.fromkeys((job.id for job in part), _held_up())
+            halving.note_found()
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-            if search.goes_on_by_halves(len(part)):
+            if halving.goes_on_by_halves(len(part)):
                 continue
             said = {part[0].id: refused_by_postgres(error)}
+            halving.note_found()
         answers |= said
-        search.note_answered(len(part))
+        halving.note_answered(len(said))
 
 
-class _Search:
-    """For the jobs that keep all others back: how many are tried at once, and how long they wait.
-
-    Those for which a row can't be stored, or somebody holds what they are linked to, are found by
-    halving.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        self._jobs = jobs
-        self.at_once = jobs
-        self._waits = 0
-        self._waits_alone = 0
-
-    def is_brisk(self, jobs: int) -> bool:
-        """Whether so many are not to wait long for what others hold: some have waited before."""
-        return self._waits > 0 and jobs > 1
-
-    def goes_on_after_wait(self, jobs: int) -> bool:
-        """Whether so many, having waited for nothing, are to be tried again, or half of them."""
-        self._waits += 1
-        self._waits_alone += jobs == 1
-        if self._waits >= _MOST_WAITS:
-            return False
-        return self.goes_on_by_halves(jobs) or self._waits_alone < _WAITS_ALONE
-
-    def goes_on_by_halves(self, jobs: int) -> bool:
-        """Whether half of so many are to be tried next; else the one is found."""
-        self.at_once = max(1, jobs // 2)
-        return jobs > 1
-
-    def note_answered(self, jobs: int) -> None:
-        """So many have their answers: after the one that was looked for, all others are tried."""
-        if jobs == 1:
-            self.at_once = self._jobs
+def _held_up() -> ServiceUnavailable:
+    return ServiceUnavailable("PostgreSQL", "others hold what the job is linked to")
 
 
 async def _answer_some(

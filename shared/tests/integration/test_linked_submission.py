@@ -8,8 +8,6 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from taskflow.db.pool import TRANSIENT_ERRORS
@@ -23,7 +21,8 @@ from taskflow.errors import (
 from taskflow.jobs import dependents
 from taskflow.jobs.commands import cancel
 from taskflow.jobs.finishing import finish
-from taskflow.jobs.linked_submission import _Search, submit_linked
+from taskflow.jobs.halving import Halving
+from taskflow.jobs.linked_submission import submit_linked
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
 from taskflow.jobs.outcomes import completed
 from taskflow.jobs.quotas import DefaultQuotas
@@ -389,13 +388,13 @@ async def test_who_is_alone_waits_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waited = asyncio.Event()
-    goes_on = _Search.goes_on_after_wait
+    goes_on = Halving.goes_on_after_wait
 
-    def note(search: _Search, count: int) -> bool:
+    def note(halving: Halving, count: int) -> bool:
         waited.set()
-        return goes_on(search, count)
+        return goes_on(halving, count)
 
-    monkeypatch.setattr(_Search, "goes_on_after_wait", note)
+    monkeypatch.setattr(Halving, "goes_on_after_wait", note)
     parent = await jobs.submit()
     child = new_job(depends_on=[parent])
     other = await connect()
@@ -404,27 +403,3 @@ async def test_who_is_alone_waits_again(
         waiting = asyncio.create_task(send(connection, [child]))
         await waited.wait()
     assert said(await waiting) == [(ACCEPTED, child.id)]
-
-
-@pytest.mark.parametrize("jobs", [1, 2, 100])
-def test_a_search_ends(jobs: int) -> None:
-    search, waits = _Search(jobs), 0
-    while search.goes_on_after_wait(search.at_once):
-        waits += 1
-    assert waits < 20
-
-
-@given(st.integers(1, 200), st.sets(st.integers(0, 199)))
-def test_a_search_finds_each_that_is_in_the_way(jobs: int, bad: set[int]) -> None:
-    search, pending, found, tries = _Search(jobs), list(range(jobs)), set(), 0
-    while pending:
-        tries += 1
-        part = pending[: search.at_once]
-        if bad.intersection(part):
-            if search.goes_on_by_halves(len(part)):
-                continue
-            found.add(part[0])
-        pending = pending[len(part) :]
-        search.note_answered(len(part))
-    assert found == bad & set(range(jobs))
-    assert tries <= 1 + 2 * (len(found) + 1) * 9 + jobs / 2

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from taskflow.errors import ServiceUnavailable
 from taskflow.jobs import linked_submission
 from taskflow.jobs.new_job import NewJob
+from taskflow.jobs.submission_answers import Answer
 from taskflow.relay import Dispatch
 from taskflow_testing.api_keys import make_key
 from taskflow_testing.jobs import Jobs, new_job, submit_one
@@ -159,6 +161,28 @@ async def test_what_is_committed_is_answered_and_published_whatever_comes_after_
 
     assert [item["status"] for item in items] == [202, 422, 503]
     assert sent == [UUID(items[0]["job"]["id"])]
+
+
+async def test_who_is_held_up_by_its_own_commit_in_doubt_is_looked_for(
+    api: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched: list[UUID] = []
+    late_commits = app.state.resources.submissions._late_commits
+    monkeypatch.setattr(late_commits, "watch", watched.extend)
+    tries: list[Sequence[NewJob]] = []
+
+    async def lose_then_wait(
+        connection: Any, jobs: Sequence[NewJob], answers: dict[UUID, Answer], **_: Any
+    ) -> None:
+        del connection
+        tries.append(jobs)
+        if len(tries) == 1:
+            raise TimeoutError
+        answers |= {job.id: ServiceUnavailable("PostgreSQL", "it is held") for job in jobs}
+
+    monkeypatch.setattr("taskflow_api.submissions.submit_linked", lose_then_wait)
+    check_problem(await api.post(JOBS, json=echo(unique_key="u")), 503, "service_unavailable")
+    assert watched == [job.id for job in tries[0]]
 
 
 async def test_what_callers_have_left_is_committed_before_the_service_ends(
