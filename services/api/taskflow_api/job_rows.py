@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from taskflow.jobs import queries
+from taskflow.jobs.row_queries import get_job, get_small_jobs
 from taskflow_api.database_access import Reads
 from taskflow_api.joined_reads import GatheredReads
 
@@ -43,7 +43,7 @@ class JobRows:
     async def read_alone(self, tenant_id: UUID, job_id: UUID) -> JobRow:
         """As `read`, of a job that isn't small."""
         async with self._reads.connection(tenant_id) as connection:
-            return await queries.get_job(connection, tenant_id, job_id)
+            return await get_job(connection, tenant_id, job_id)
 
     async def read_small(self, tenant_id: UUID, job_ids: Collection[UUID]) -> Mapping[UUID, JobRow]:
         """The rows of those of up to `ROWS_AT_ONCE` jobs that are there, and small.
@@ -55,7 +55,7 @@ class JobRows:
         """
         try:
             async with self._reads.connection(tenant_id) as connection:
-                return await queries.get_small_jobs(
+                return await get_small_jobs(
                     connection, tenant_id, job_ids, largest_bytes=SMALL_BYTES
                 )
         except (ValueError, RecursionError) as error:

@@ -44,13 +44,17 @@ class GatheredReads(Generic[Group, Key, Value]):
 
     async def get(self, group: Group, key: Key) -> Value | None:
         """What is true for the key now, or None; raises what `read` raises."""
+        return (await self.join(group, key)).get(key)
+
+    async def join(self, group: Group, key: Key) -> Mapping[Key, Value]:
+        """The whole answer of the read that the key is in."""
         coming = self._coming.get(group)
         if coming is None or (len(coming.keys) >= self._at_once and key not in coming.keys):
             before = self._under_way.get(group) if coming is None else coming.task
             coming = self._begin(group, before)
         coming.keys.add(key)
         # Others wait for it too, so the end of one caller must not end it.
-        return (await asyncio.shield(coming.task)).get(key)
+        return await asyncio.shield(coming.task)
 
     def _begin(
         self, group: Group, before: "asyncio.Task[Mapping[Key, Value]] | None"
@@ -92,16 +96,11 @@ class JoinedReads(Generic[Key, Value]):
 
     def __init__(self, read: Callable[[Key], Awaitable[Value]]) -> None:
         self._read = read
-        self._reads: GatheredReads[Key, None, tuple[Value]] = GatheredReads(
-            self._read_one, at_once=1
-        )
+        self._reads: GatheredReads[Key, None, Value] = GatheredReads(self._read_one, at_once=1)
 
     async def get(self, key: Key) -> Value:
         """What is true for the key now; raises what `read` raises."""
-        found = await self._reads.get(key, None)
-        if found is None:
-            raise AssertionError("a read has an answer")
-        return found[0]
+        return (await self._reads.join(key, None))[None]
 
-    async def _read_one(self, key: Key, _: Collection[None]) -> Mapping[None, tuple[Value]]:
-        return {None: (await self._read(key),)}
+    async def _read_one(self, key: Key, _: Collection[None]) -> Mapping[None, Value]:
+        return {None: await self._read(key)}

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -101,13 +102,7 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     stack.push_async_callback(stored_keys.close)
     key_uses = KeyUses(own)
     stack.push_async_callback(key_uses.close)
-    redis = open_redis(
-        settings.redis_url.get_secret_value(),
-        timeout_seconds=CHECK_SECONDS,
-        # A connection from before Redis was restarted says nothing about it: try a new one.
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    )
-    stack.push_async_callback(redis.aclose)
+    redis = _open_redis(settings, stack)
     token_secret = token_secret_of(settings)
     store = CacheStore(redis)
     cache = _open_cache(settings, store, Seals(token_secret))
@@ -115,22 +110,11 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
     # They come first in every request: none shall wait for the same Redis twice.
     rate_limits = RateLimits(redis, settings, on_away=store.suspect)
     stack.push_async_callback(rate_limits.close)
-    broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
-    broker.start()
-    stack.push_async_callback(broker.close)
-    publisher = Publisher(broker, timeout_seconds=settings.amqp_publish_timeout_seconds)
-    relay = Relay(publisher, own)
-    relay.start()
-    stack.push_async_callback(relay.stop, RELAY_STOP_SECONDS)
+    broker, relay = _open_relay(settings, own, stack)
     quotas = _quotas(settings)
-    submissions = Submissions(
-        intake,
-        tenants,
-        relay,
-        LateCommits(own, relay),
-        batch_size=settings.submission_batch_size,
-        quotas=quotas,
-    )
+    late_commits = LateCommits(own, relay)
+    size = settings.submission_batch_size
+    submissions = Submissions(intake, tenants, relay, late_commits, batch_size=size, quotas=quotas)
     stack.push_async_callback(submissions.close)
     writes = Writes(tenants)
     ring = SealingKeyRing.of(settings.payload_keys.get_secret_value())
@@ -169,6 +153,30 @@ async def _open(settings: ApiSettings, stack: AsyncExitStack) -> Resources:
         health=HealthChecks(own, broker, redis, object_store),
         worker_lost_after_seconds=settings.worker_lost_after_seconds,
     )
+
+
+def _open_redis(settings: ApiSettings, stack: AsyncExitStack) -> Redis:
+    redis = open_redis(
+        settings.redis_url.get_secret_value(),
+        timeout_seconds=CHECK_SECONDS,
+        # A connection from before Redis was restarted says nothing about it: try a new one.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    stack.push_async_callback(redis.aclose)
+    return redis
+
+
+def _open_relay(
+    settings: ApiSettings, own: Database, stack: AsyncExitStack
+) -> tuple[Broker, Relay]:
+    broker = Broker(settings.amqp_url.get_secret_value(), name=_APPLICATION_NAME)
+    broker.start()
+    stack.push_async_callback(broker.close)
+    publisher = Publisher(broker, timeout_seconds=settings.amqp_publish_timeout_seconds)
+    relay = Relay(publisher, own)
+    relay.start()
+    stack.push_async_callback(relay.stop, RELAY_STOP_SECONDS)
+    return broker, relay
 
 
 def _quotas(settings: ApiSettings) -> DefaultQuotas:

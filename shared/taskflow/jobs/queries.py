@@ -1,6 +1,6 @@
-"""Every read, composed with SQLAlchemy Core."""
+"""Every read but that of rows by their ids (`row_queries`), composed with SQLAlchemy Core."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,23 +10,19 @@ from sqlalchemy import (
     ColumnElement,
     RowMapping,
     Select,
-    Uuid,
     and_,
     any_,
     bindparam,
-    case,
     func,
     select,
-    true,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from taskflow.db.models import job_attempts, job_events, job_types, jobs, tenant_usage, workers
-from taskflow.errors import JobNotFound
 from taskflow.jobs.cursors import Position
 from taskflow.jobs.quotas import STATE_COLUMNS, jobs_by_state
+from taskflow.jobs.row_queries import SHOWN, get_job
 from taskflow.jobs.states import JobState, Priority
 from taskflow.jobs.worker_state import WorkerState
 
@@ -71,57 +67,6 @@ class Page:
     next_position: Position | None
 
 
-# A checkpoint is its handler's own, and may be larger than all the rest.
-_SHOWN = tuple(column for column in jobs.c if column is not jobs.c.checkpoint)
-# Composed once: that takes as long as the statement.
-_GET = select(*_SHOWN).where(
-    jobs.c.tenant_id == bindparam("tenant_id"), jobs.c.id == bindparam("job_id")
-)
-_SIZE = (
-    jobs.c.payload_bytes
-    + jobs.c.attribute_bytes
-    + case((jobs.c.result_object.is_(None), func.coalesce(jobs.c.result_bytes, 0)), else_=0)
-)
-# The limit has each looked for by its id: joined, they would be looked for among all that the
-# tenant has, where the planner doesn't know yet how many these are. Nor does it see how many ids
-# there are, or it would plan each look anew.
-_IDS = select(func.unnest(bindparam("job_ids", type_=ARRAY(Uuid())))).scalar_subquery()
-_WANTED = func.unnest(func.array(_IDS)).table_valued("id").render_derived("wanted")
-_SMALL = (
-    select(*_SHOWN)
-    .where(
-        jobs.c.id == _WANTED.c.id,
-        jobs.c.tenant_id == bindparam("tenant_id"),
-        bindparam("largest_bytes") >= _SIZE,
-    )
-    .limit(1)
-    .lateral("small")
-)
-_GET_SMALL = select(_SMALL).select_from(_WANTED.join(_SMALL, true()))
-
-
-async def get_job(connection: AsyncConnection, tenant_id: UUID, job_id: UUID) -> RowMapping:
-    """A job's row.
-
-    Raises:
-        JobNotFound: this tenant has no such job.
-    """
-    wanted = {"tenant_id": tenant_id, "job_id": job_id}
-    row = (await connection.execute(_GET, wanted)).mappings().one_or_none()
-    if row is None:
-        raise JobNotFound(job_id)
-    return row
-
-
-async def get_small_jobs(
-    connection: AsyncConnection, tenant_id: UUID, job_ids: Collection[UUID], *, largest_bytes: int
-) -> dict[UUID, RowMapping]:
-    """The rows of those of these jobs that the tenant has and that are no larger, by their ids."""
-    wanted = {"tenant_id": tenant_id, "job_ids": list(job_ids), "largest_bytes": largest_bytes}
-    rows = (await connection.execute(_GET_SMALL, wanted)).mappings().all()
-    return {row["id"]: row for row in rows}
-
-
 async def list_jobs(
     connection: AsyncConnection,
     tenant_id: UUID,
@@ -132,7 +77,7 @@ async def list_jobs(
 ) -> Page:
     """A page of jobs, newest first, by keyset: later arrivals shift nothing."""
     place = tuple_(jobs.c.created_at, jobs.c.id)
-    statement: Select[Any] = select(*_SHOWN).where(*wanted.clauses(tenant_id))
+    statement: Select[Any] = select(*SHOWN).where(*wanted.clauses(tenant_id))
     if after is not None:
         statement = statement.where(place < tuple_(after.created_at, after.id))
     statement = statement.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit + 1)

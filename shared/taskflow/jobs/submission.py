@@ -10,7 +10,7 @@ what finds no room is looked for among what was accepted before, so that no repl
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -39,10 +39,8 @@ _FAR = far_tenants("asked", jobs="$4::bigint", kept="$5::bigint", registered_kep
 
 _COUNT = count_changes("accepted", targets=targets(JobEvent.SUBMIT), kept_bytes=KEPT_OF_NEW_JOB)
 
-
-def _submit(order: LiteralString) -> LiteralString:
-    # Everything below comes of the row in which the tenants are named.
-    return f"""
+# Everything below comes of the row in which the tenants are named.
+_INSERT_ADMITTED = f"""
 WITH named AS MATERIALIZED (
     SELECT {named_by("$7::uuid[]")} AS tenants
 ), input AS MATERIALIZED (
@@ -82,8 +80,9 @@ WITH named AS MATERIALIZED (
            timeout_seconds, max_attempts, max_attempts,
            CASE WHEN $2 AND state = 'queued' THEN now() END
     FROM admitted
-    WHERE key IS NULL OR id IN (SELECT job_id FROM keys)
-    {order}
+    WHERE key IS NULL OR id IN (SELECT job_id FROM keys)"""
+
+_TELL_ACCEPTED = f"""
     ON CONFLICT (id) DO NOTHING
     RETURNING id, tenant_id, state, created_at, run_at, expires_at, pointer_at, payload_bytes,
               attribute_bytes
@@ -95,11 +94,10 @@ WITH named AS MATERIALIZED (
 SELECT * FROM accepted
 """
 
-
-_SUBMIT = _submit("")
+_SUBMIT = f"{_INSERT_ADMITTED}{_TELL_ACCEPTED}"
 # All idempotency keys first, then unique keys in their order: so batches that share some of them
 # don't wait for each other in turn.
-_SUBMIT_BY_UNIQUE_KEY = _submit("ORDER BY unique_key")
+_SUBMIT_BY_UNIQUE_KEY = f"{_INSERT_ADMITTED} ORDER BY unique_key {_TELL_ACCEPTED}"
 
 
 async def submit(

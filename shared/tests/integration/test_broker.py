@@ -23,7 +23,7 @@ from taskflow.relay import Burial, Dispatch, Relay
 from taskflow_testing.clients import connected_broker
 from taskflow_testing.jobs import Connect, Jobs
 from taskflow_testing.tcp_proxy import TcpProxy
-from taskflow_testing.waiting import eventually
+from taskflow_testing.waiting import eventually, sessions_waiting
 
 pytestmark = pytest.mark.broker
 
@@ -297,15 +297,7 @@ async def test_a_relay_that_stops_while_it_writes_down_leaves_nothing_unwritten(
         await other.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
         relay.send([Dispatch(Pointer(job_id, LANE, "echo", stamp))])
 
-        async def waits_for_the_row() -> bool:
-            return bool(
-                await jobs.connection.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-            )
-
-        await eventually(waits_for_the_row)
+        await eventually(lambda: sessions_waiting(jobs.connection))
         stopping = asyncio.create_task(relay.stop(0))
         await asyncio.wait({stopping}, timeout=0.1)
     await stopping

@@ -18,7 +18,7 @@ from taskflow.jobs.schemas import JobPatch
 from taskflow.jobs.states import JobState, Priority
 from taskflow.sealing.ring import SealingKeyRing
 from taskflow_testing.jobs import TENANT, Connect, Jobs
-from taskflow_testing.waiting import eventually
+from taskflow_testing.waiting import eventually, sessions_waiting
 
 BARE = SealingKeyRing({})
 SOON = datetime.now(UTC) + timedelta(hours=1)
@@ -122,15 +122,7 @@ async def test_a_retry_stands_back_for_a_twin_that_is_just_being_submitted(
     await Jobs(other).submit(unique_key="u")
     retrying = asyncio.create_task(retry(jobs.connection, TENANT, first))
 
-    async def waits_for_the_twin() -> bool:
-        return bool(
-            await watcher.fetchval(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-        )
-
-    await eventually(waits_for_the_twin)
+    await eventually(lambda: sessions_waiting(watcher))
     await transaction.commit()
 
     with pytest.raises(JobStateConflict, match="unique_key"):

@@ -18,7 +18,7 @@ from taskflow.jobs import (
     commands,
     dependents,
     linked_submission,
-    queries,
+    row_queries,
     submission,
     submission_answers,
 )
@@ -181,7 +181,7 @@ async def test_many_rows_are_looked_for_one_by_one(
         await connection.execute(_FILL, DEFAULT_TENANT_ID)
     session = await connect_as(DatabaseRole.TENANT, clean_database, server_settings={})
     await session.execute(begin_for(DEFAULT_TENANT_ID))
-    compiled = queries._GET_SMALL.compile(dialect=asyncpg_dialect.dialect())  # type: ignore[no-untyped-call]
+    compiled = row_queries._GET_SMALL.compile(dialect=asyncpg_dialect.dialect())  # type: ignore[no-untyped-call]
     values = compiled.params | {
         "tenant_id": DEFAULT_TENANT_ID,
         "job_ids": [uuid4() for _ in range(25)],

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from taskflow.db.engine import open_engine
 from taskflow.db.roles import DatabaseRole
 from taskflow.errors import JobNotFound, ServiceUnavailable
-from taskflow.jobs.queries import get_job
+from taskflow.jobs.row_queries import get_job
 from taskflow_api.database_access import Reads
 from taskflow_testing.jobs import TENANT, Jobs
 

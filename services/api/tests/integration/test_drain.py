@@ -15,7 +15,7 @@ import pytest
 from taskflow_testing.jobs import Jobs
 from taskflow_testing.object_store import TestBucket
 from taskflow_testing.services import Servers, ServiceProcess, Services
-from taskflow_testing.waiting import eventually
+from taskflow_testing.waiting import eventually, sessions_waiting
 
 pytestmark = pytest.mark.usefixtures("register")
 
@@ -123,22 +123,8 @@ async def held_request(services: Services, jobs: Jobs) -> "asyncio.Task[httpx.Re
     return asyncio.create_task(cancel())
 
 
-async def until_held(connection: asyncpg.Connection) -> None:
-    async def waits() -> bool:
-        # A transaction would go on seeing the sessions that it has seen first.
-        await connection.execute("SELECT pg_stat_clear_snapshot()")
-        return bool(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            )
-        )
-
-    await eventually(waits)
-
-
 async def stop_while_held(process: ServiceProcess, jobs: Jobs) -> None:
-    await until_held(jobs.connection)
+    await eventually(lambda: sessions_waiting(jobs.connection))
     process.signal(signal.SIGTERM)
 
     async def is_stopping() -> bool:
