@@ -13,7 +13,8 @@ from taskflow_testing.waiting import eventually
 JOBS = "/api/v1/jobs"
 AT_ONCE = 20
 ROUNDS = 50
-P99_SECONDS = 0.5
+PUBLISH_TIMEOUT_SECONDS = 30.0
+"""What who waited for the broker would wait; how quick the others are is measured by C7."""
 
 
 async def timed_submission(api: httpx.AsyncClient) -> float:
@@ -23,10 +24,13 @@ async def timed_submission(api: httpx.AsyncClient) -> float:
     return time.perf_counter() - began_at
 
 
-async def test_submissions_are_quick_while_the_broker_is_frozen(
+async def test_submissions_do_not_wait_for_a_broker_that_is_frozen(
     start: Any, amqp_url: str, connection: asyncpg.Connection
 ) -> None:
-    async with TcpProxy(amqp_url) as proxy, start(amqp_url=proxy.url) as api:
+    async with (
+        TcpProxy(amqp_url) as proxy,
+        start(amqp_url=proxy.url, amqp_publish_timeout_seconds=PUBLISH_TIMEOUT_SECONDS) as api,
+    ):
 
         async def is_connected() -> bool:
             health = (await api.get("/api/v1/health")).json()
@@ -38,8 +42,7 @@ async def test_submissions_are_quick_while_the_broker_is_frozen(
         took: list[float] = []
         for _ in range(ROUNDS):
             took += await asyncio.gather(*(timed_submission(api) for _ in range(AT_ONCE)))
-        took.sort()
-        assert took[len(took) * 99 // 100] < P99_SECONDS
+        assert max(took) < PUBLISH_TIMEOUT_SECONDS / 6
         proxy.go_down()
     # Nothing of it is lost along with the process: the scheduler finds what has no pointer.
     waiting = await connection.fetchval(
