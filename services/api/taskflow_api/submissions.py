@@ -209,8 +209,8 @@ class Submissions:
             self._publish(jobs, [answers.get(job.id) for job in jobs])
         held = [job_id for job_id, said in answers.items() if isinstance(said, ServiceUnavailable)]
         if held:
-            log.warning("linked_jobs_not_committed", jobs=len(held), error=str(answers[held[0]]))
-        if in_doubt:
+            log.warning("linked_jobs_unavailable", jobs=len(held), error=str(answers[held[0]]))
+        if held and in_doubt:
             # They may wait for what an earlier try of theirs has written, and is committing yet.
             self._late_commits.watch(held)
         return [answers[job.id] for job in jobs]

@@ -1,7 +1,8 @@
 """Which of many that are done together keeps the others back: found by halving."""
 
 MOST_WAITS = 20
-"""Of one call: by half a second and tenths of a second, three to six seconds in all."""
+"""Of one call: by tenths of a second and half seconds, two to six seconds in all. Each row that
+can't be stored and is found on the way may cost one of them."""
 WAITS_ALONE = 4
 """Of these, by jobs that are tried alone: the first that is found waits as long as this, others
 once."""
@@ -11,10 +12,11 @@ class Halving:
     """For the jobs that keep all others back: how many are tried at once, and how long they wait.
 
     Those for which a row can't be stored, or somebody holds what they are linked to, are found by
-    halving.
+    halving. What is found is noted before it is noted as answered.
     """
 
     def __init__(self, jobs: int) -> None:
+        """`jobs`: the most that are tried at once."""
         self._jobs = jobs
         self._suspects = 0
         """Of so many next ones at least one keeps the others back."""
@@ -44,7 +46,7 @@ class Halving:
         return jobs > 1
 
     def note_answered(self, jobs: int) -> None:
-        """So many of the next ones kept nobody back."""
+        """So many of the next ones have their answers."""
         self._suspects = max(0, self._suspects - jobs)
 
     def note_found(self) -> None:

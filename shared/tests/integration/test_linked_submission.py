@@ -364,6 +364,21 @@ async def test_what_was_answered_before_the_session_was_lost_is_not_a_replay(
     ]
 
 
+async def test_a_commit_in_doubt_that_arrives_late_is_no_twin_of_itself(
+    connection: asyncpg.Connection, connect: Connect
+) -> None:
+    batch = [new_job(unique_key="u")]
+    again = Interrupted(await connect(), "AS twin")
+    answers: dict[UUID, Answer] = {}
+    sending = asyncio.create_task(submit_linked(again, batch, answers, with_pointers=True))  # type: ignore[arg-type]
+    await again.arrived.wait()
+    # It has looked for answers by then, and found none.
+    await send(connection, batch)
+    again.go.set()
+    await sending
+    assert said([answers[batch[0].id]]) == [(ACCEPTED, batch[0].id)]
+
+
 @pytest.mark.parametrize("held", [{0}, {7}, {3, 8, 9}, set(range(10))], ids=str)
 async def test_who_is_held_up_holds_up_nobody_else(
     connection: asyncpg.Connection, connect: Connect, jobs: Jobs, held: set[int]
