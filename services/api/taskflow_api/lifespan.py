@@ -192,7 +192,7 @@ async def _open_databases(
 ) -> tuple[Database, TenantDatabase, IntakeDatabase]:
     own = await _open_database(settings, DatabaseRole.API, OWN_POOL_SIZE)
     tenants = await _open_database(settings, DatabaseRole.TENANT, settings.database_pool_size)
-    intake = await _open_database(settings, DatabaseRole.INTAKE, WRITERS)
+    intake = await _open_database(settings, DatabaseRole.INTAKE, WRITERS, steady_plans=True)
 
     async def close() -> None:
         # At once: a silent server keeps each for its whole patience.
@@ -202,7 +202,9 @@ async def _open_databases(
     return own, TenantDatabase(tenants), IntakeDatabase(intake)
 
 
-async def _open_database(settings: ApiSettings, role: DatabaseRole, pool_size: int) -> Database:
+async def _open_database(
+    settings: ApiSettings, role: DatabaseRole, pool_size: int, *, steady_plans: bool = False
+) -> Database:
     return await open_database(
         settings.database_url.get_secret_value(),
         role=role,
@@ -210,6 +212,7 @@ async def _open_database(settings: ApiSettings, role: DatabaseRole, pool_size: i
         pool_size=pool_size,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
+        steady_plans=steady_plans,
     )
 
 

@@ -33,6 +33,7 @@ async def database(settings: ConsumerSettings, last_words: LastWords) -> AsyncIt
         pool_size=settings.database_pool_size,
         statement_timeout_seconds=settings.database_statement_timeout_seconds,
         acquire_timeout_seconds=settings.database_acquire_timeout_seconds,
+        steady_plans=True,
     )
     try:
         yield database

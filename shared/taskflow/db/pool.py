@@ -54,6 +54,19 @@ asking, for its outcomes are not written yet."""
 
 log = structlog.get_logger(__name__)
 
+STEADY_PLANS = {
+    # Else it goes on planning anew what seems to be cheaper for the values at hand, and a large
+    # statement takes longer to plan than to carry out.
+    "plan_cache_mode": "force_generic_plan",
+    # A plan that was made while a table was empty stays until the table is next analyzed, which may
+    # be a minute and a hundred thousand rows later.
+    "enable_seqscan": "off",
+    # Of no use to what finds few rows; where there is no index, older servers take a plan without
+    # sequential scans for one that is worth compiling.
+    "jit": "off",
+}
+"""How PostgreSQL is to plan what is done for every job."""
+
 Connection = Session | TenantConnection
 
 
@@ -160,8 +173,13 @@ async def open_database(
     pool_size: int,
     statement_timeout_seconds: float,
     acquire_timeout_seconds: float,
+    steady_plans: bool = False,
 ) -> Database:
-    """A pool that connects when it is first asked, so that a process can start without it."""
+    """A pool that connects when it is first asked, so that a process can start without it.
+
+    `steady_plans`: its statements find rows by indexes, whatever is asked and however large the
+    tables are, and each is planned once for each connection.
+    """
     pool = asyncpg.create_pool(
         database_url,
         connect=partial(connect_as, role),
@@ -176,6 +194,7 @@ async def open_database(
             "statement_timeout": str(int(statement_timeout_seconds * 1000)),
             # A process that freezes in mid-transaction must not keep its locks.
             "idle_in_transaction_session_timeout": str(int(statement_timeout_seconds * 1000)),
+            **(STEADY_PLANS if steady_plans else {}),
         },
         reset=_keep_session,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from taskflow.db.pool import Connection
-from taskflow.jobs.claim_sql import may_run, next_tenant, openable, unseen
+from taskflow.jobs.claim_sql import may_run, next_tenant, openable
 from taskflow.jobs.guards import from_states
 from taskflow.jobs.lanes import Lane, lane_of
 from taskflow.jobs.losses import count_losses
@@ -96,20 +96,18 @@ class Undecided:
 
 Verdict = ClaimedJob | Later | Gone | Undecided
 
-# $7 and $8 are selected where they decide whether a part is needed: a planner that sees them finds
-# each claim cheaper than the plan for all, and plans each anew.
 _CLAIM = f"""
 WITH RECURSIVE locked AS MATERIALIZED (
-    SELECT * FROM jobs WHERE id = ANY({unseen("$1::uuid[]")}) ORDER BY id FOR UPDATE
+    SELECT * FROM jobs WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
 ), limited AS MATERIALIZED (
     SELECT tenant_id, coalesce(own.running_jobs, $7::bigint) AS most
     FROM (SELECT DISTINCT tenant_id FROM locked) AS asked
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
-    WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND (SELECT $7::bigint) IS NOT NULL
+    WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND $7::bigint IS NOT NULL
 ), ready AS MATERIALIZED (
     SELECT id, tenant_id, queue, priority, state FROM locked WHERE {may_run("locked", "$5", "$6")}
 ), own AS MATERIALIZED (
-    SELECT DISTINCT queue, priority, tenant_id FROM ready WHERE (SELECT $8::boolean)
+    SELECT DISTINCT queue, priority, tenant_id FROM ready WHERE $8::boolean
 ), met AS (
     -- Through the tenants whose jobs wait in a lane, to the first that has none of these.
     SELECT DISTINCT ON (queue, priority) queue, priority, tenant_id FROM own

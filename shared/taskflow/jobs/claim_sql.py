@@ -51,11 +51,3 @@ def is_openable(jobs: LiteralString, key_ids: LiteralString) -> LiteralString:
 def openable(key_ids: Sequence[str]) -> list[str]:
     """By which keys a job may be sealed; what isn't counts as sealed with ""."""
     return ["", *key_ids]
-
-
-def unseen(array: LiteralString) -> LiteralString:
-    """The same array, of a length that the planner can't see.
-
-    Else it would plan a claim of a few jobs anew each time, which takes longer than to claim them.
-    """
-    return f"ARRAY(SELECT unnest({array}))"

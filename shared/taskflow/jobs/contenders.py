@@ -8,14 +8,7 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.attempts import Undecided
-from taskflow.jobs.claim_sql import (
-    HAS_POINTER,
-    TENANT_IN_TURN,
-    may_run,
-    next_tenant,
-    openable,
-    unseen,
-)
+from taskflow.jobs.claim_sql import HAS_POINTER, TENANT_IN_TURN, may_run, next_tenant, openable
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import DISPATCHABLE, JobState, Priority
@@ -40,7 +33,7 @@ class Claim:
     running_quota: int = 0
 
 
-_MAY_RUN = may_run("jobs", unseen("$2::text[]"), unseen("$3::text[]"))
+_MAY_RUN = may_run("jobs", "$2", "$3")
 
 _OWN = "tenant_id uuid, queue text, priority job_priority"
 
@@ -92,9 +85,9 @@ CROSS JOIN LATERAL (
 ORDER BY found.pointer_at, found.id
 """
 
-_RUNNING = f"""
+_RUNNING = """
 SELECT tenant_id, sum(running_jobs)::bigint AS running FROM tenant_usage
-WHERE tenant_id = ANY({unseen("$1::uuid[]")}) GROUP BY tenant_id
+WHERE tenant_id = ANY($1::uuid[]) GROUP BY tenant_id
 """
 
 

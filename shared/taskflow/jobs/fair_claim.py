@@ -17,7 +17,6 @@ from uuid import UUID
 
 from taskflow.db.pool import Connection
 from taskflow.jobs.attempts import ClaimedJob, Gone, Later, Undecided, Verdict, claim
-from taskflow.jobs.claim_sql import unseen
 from taskflow.jobs.contenders import (
     Claim,
     find_taken,
@@ -184,7 +183,7 @@ def _id_of(verdict: Verdict) -> UUID:
 _SET_ASIDE = f"""
 WITH locked AS MATERIALIZED (
     SELECT id, id = ANY($2::uuid[]) AS holds FROM jobs
-    WHERE id = ANY({unseen("$1::uuid[] || $2::uuid[]")})
+    WHERE id = ANY($1::uuid[] || $2::uuid[])
       AND state IN {state_list(DISPATCHABLE)} AND pointer_at < 'infinity'
     ORDER BY id FOR UPDATE
 )

@@ -64,11 +64,9 @@ _COUNT = count_changes(
 
 _FINISH = f"""
 WITH input AS (
-    -- Selected each, so that the planner can't see how many they are, and plans but once.
     SELECT * FROM unnest(
-        (SELECT $1::uuid[]), (SELECT $2::int[]), (SELECT $3::uuid[]), (SELECT $4::text[]),
-        (SELECT $5::text[]), (SELECT $6::text[]), (SELECT $7::int[]), (SELECT $8::bigint[]),
-        (SELECT $9::text[]), (SELECT $10::float8[])
+        $1::uuid[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::int[],
+        $8::bigint[], $9::text[], $10::float8[]
     ) AS input (id, attempt, worker_id, kind, result, result_object, result_bytes, artifact_bytes,
                 error, delay_seconds)
 ), locked AS MATERIALIZED (
@@ -149,28 +147,33 @@ SELECT id, attempt, worker_id, type, queue, priority, state, pointer_at, delay_s
 FROM finished
 """
 
+# Each is looked for by itself, or all attempts would be gone through while there are few.
 _WHAT_BECAME_OF = """
 SELECT input.id, input.attempt, input.worker_id,
        coalesce(jobs.state = 'running' AND jobs.attempt = input.attempt
                 AND jobs.worker_id = input.worker_id, false) AS still_runs,
-       jobs.id IS NOT NULL AND job_attempts.number IS NOT NULL AS recorded,
+       jobs.id IS NOT NULL AND ended.number IS NOT NULL AS recorded,
        -- A release leaves no row of the attempt behind.
-       jobs.id IS NOT NULL AND EXISTS (
-           SELECT FROM job_events
-           WHERE job_events.job_id = input.id AND job_events.attempt = input.attempt
-             AND job_events.worker_id = input.worker_id AND job_events.event = 'release'
-       ) AS released,
+       jobs.id IS NOT NULL AND released.id IS NOT NULL AS released,
        jobs.type, jobs.queue, jobs.priority, jobs.state, jobs.updated_at,
        nullif(jobs.pointer_at, 'infinity') AS pointer_at,
        jobs.tenant_id, false AS tenant_is_held,
        greatest(extract(epoch FROM jobs.run_at - clock_timestamp()), 0)::float8 AS delay_seconds
 FROM unnest($1::uuid[], $2::int[], $3::uuid[]) AS input (id, attempt, worker_id)
-LEFT JOIN jobs ON jobs.id = input.id
-LEFT JOIN job_attempts
-  ON job_attempts.job_id = input.id AND job_attempts.number = input.attempt
- AND job_attempts.worker_id = input.worker_id
- -- That row would be the rescue's, not ours.
- AND job_attempts.outcome <> 'lost'
+LEFT JOIN LATERAL (SELECT * FROM jobs WHERE id = input.id LIMIT 1) AS jobs ON true
+LEFT JOIN LATERAL (
+    SELECT number FROM job_attempts
+    WHERE job_id = input.id AND number = input.attempt AND worker_id = input.worker_id
+      -- That row would be the rescue's, not ours.
+      AND outcome <> 'lost'
+    LIMIT 1
+) AS ended ON true
+LEFT JOIN LATERAL (
+    SELECT id FROM job_events
+    WHERE job_id = input.id AND attempt = input.attempt AND worker_id = input.worker_id
+      AND event = 'release'
+    LIMIT 1
+) AS released ON true
 """
 
 

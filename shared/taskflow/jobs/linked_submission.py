@@ -16,7 +16,6 @@ import asyncpg
 
 from taskflow.db.pool import Connection
 from taskflow.errors import InvalidContent, ParentNotFound, ServiceUnavailable, TaskFlowError
-from taskflow.jobs.claim_sql import unseen
 from taskflow.jobs.guards import state_list
 from taskflow.jobs.halving import Halving
 from taskflow.jobs.new_job import NewJob, Submission, SubmissionKind
@@ -31,9 +30,10 @@ from taskflow.jobs.submission import (
 )
 from taskflow.jobs.submission_answers import KEY_LIFETIME, Answer, find_answers
 
-# The limit keeps the planner from reading all that the tenant has alive.
+# The limit keeps the planner from reading all that the tenant has alive. Arrays are selected, or it
+# would see how many they hold, and plan each batch anew.
 _LIVE_TWINS = f"""
-SELECT asked.unique_key, twin.* FROM unnest({unseen("$2::text[]")}) AS asked (unique_key)
+SELECT asked.unique_key, twin.* FROM unnest((SELECT $2::text[])) AS asked (unique_key)
 CROSS JOIN LATERAL (
     SELECT id, state, created_at FROM jobs
     WHERE tenant_id = $1 AND unique_key = asked.unique_key AND state IN {state_list(LIVE)}
@@ -44,8 +44,8 @@ CROSS JOIN LATERAL (
 # The parents' rows stay locked until the children are committed, so none of them ends unseen. They
 # are locked in the order of the ids, each found by its own: joined, they would be looked for among
 # all that the tenant has, where the planner doesn't know yet how many these are.
-_LOCK_PARENTS = f"""
-SELECT parent.* FROM unnest({unseen("$2::uuid[]")}) AS asked (id)
+_LOCK_PARENTS = """
+SELECT parent.* FROM unnest((SELECT $2::uuid[])) AS asked (id)
 CROSS JOIN LATERAL (
     SELECT id, state, has_dependents FROM jobs WHERE tenant_id = $1 AND id = asked.id
     LIMIT 1 FOR UPDATE

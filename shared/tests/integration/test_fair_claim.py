@@ -302,24 +302,6 @@ async def test_who_has_a_job_in_hand_in_one_lane_has_its_turn_in_another(jobs: J
     assert set(ran(claimed)) == {first, low}
 
 
-@pytest.mark.parametrize(("to_spare", "statements"), [(0, 2), (1, 1)])
-async def test_claims_of_one_are_not_planned_anew(
-    jobs: Jobs, to_spare: int, statements: int
-) -> None:
-    for _ in range(12):
-        noisy = await submitted(jobs, 1)
-        await submitted(jobs, 1, QUIET)
-        await claim_fairly(jobs.connection, noisy, by(), slots=len(noisy) + to_spare)
-    plans = await jobs.connection.fetch(
-        "SELECT generic_plans, custom_plans FROM pg_prepared_statements"
-        " WHERE strpos(statement, $1) > 0 OR strpos(statement, $2) > 0",
-        "worker_id = $2",
-        "RECURSIVE own",
-    )
-    assert len(plans) == statements
-    assert all(row["custom_plans"] <= 5 for row in plans), plans
-
-
 async def test_who_freezes_in_its_turn_does_not_keep_it(jobs: Jobs) -> None:
     async with jobs.connection.transaction():
         await take_turns(jobs.connection, [TENANT], Turn.RUNNING)

@@ -17,7 +17,7 @@ from taskflow.broker import topology
 from taskflow.jobs.lanes import Lane
 from taskflow.jobs.states import Priority
 from taskflow.log_setup import REDACTED
-from taskflow_testing.jobs import Jobs
+from taskflow_testing.jobs import TENANT, Jobs
 from taskflow_testing.waiting import eventually
 
 JOBS = "/api/v1/jobs"
@@ -405,3 +405,9 @@ async def test_what_the_schema_marks_secret_comes_in_and_is_never_shown(
     ):
         assert refused.status_code == 422
         assert [error["pointer"] for error in refused.json()["errors"]] == ["/payload/password"]
+
+
+async def test_submissions_have_steady_plans(app: FastAPI, api: httpx.AsyncClient) -> None:
+    assert (await submit(api)).status_code == 202
+    async with app.state.resources.submissions._intake.connection([TENANT]) as session:
+        assert await session.fetchval("SHOW plan_cache_mode") == "force_generic_plan"
