@@ -105,7 +105,8 @@ WITH RECURSIVE locked AS MATERIALIZED (
     LEFT JOIN tenant_quotas AS own USING (tenant_id)
     WHERE coalesce(own.running_jobs, $7::bigint) > 0 AND $7::bigint IS NOT NULL
 ), ready AS MATERIALIZED (
-    SELECT id, tenant_id, queue, priority, state FROM locked WHERE {may_run("locked", "$5", "$6")}
+    SELECT id, tenant_id, queue, priority, state, clock_timestamp() AS at
+    FROM locked WHERE {may_run("locked", "$5", "$6")}
 ), own AS MATERIALIZED (
     SELECT DISTINCT queue, priority, tenant_id FROM ready WHERE $8::boolean
 ), met AS (
@@ -127,12 +128,12 @@ WITH RECURSIVE locked AS MATERIALIZED (
         attempt = jobs.attempt + 1,
         worker_id = $2,
         claim_token = $3,
-        lease_expires_at = clock_timestamp() + make_interval(secs => $4),
-        started_at = clock_timestamp(),
+        lease_expires_at = ready.at + make_interval(secs => $4),
+        started_at = ready.at,
         finished_at = NULL,
         progress_percent = NULL,
         progress_message = NULL,
-        updated_at = clock_timestamp()
+        updated_at = ready.at
     FROM ready
     WHERE jobs.id = ready.id AND ready.id NOT IN (SELECT id FROM undecided)
     RETURNING jobs.id, jobs.tenant_id, ready.state AS source, jobs.attempt, jobs.started_at

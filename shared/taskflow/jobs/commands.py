@@ -24,8 +24,9 @@ from taskflow.jobs.usage import KEPT_OF_JOB, count_changes
 
 _CANCEL = """
 UPDATE jobs
-SET state = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+SET state = 'cancelled', finished_at = moment.at, updated_at = moment.at,
     error = '{"type": "cancelled", "message": "The job was cancelled.", "retryable": false}'
+FROM (SELECT clock_timestamp() AS at) AS moment
 WHERE id = $1
 """
 

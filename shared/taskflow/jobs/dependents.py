@@ -31,7 +31,8 @@ WITH judged AS (
                WHERE parent.state IN ('failed', 'cancelled', 'expired')) AS ended_badly,
            count(*) FILTER (WHERE parent.state <> 'completed') AS not_completed,
            min(parent.id::text) FILTER (
-               WHERE parent.state IN ('failed', 'cancelled', 'expired')) AS culprit
+               WHERE parent.state IN ('failed', 'cancelled', 'expired')) AS culprit,
+           clock_timestamp() AS at
     FROM jobs AS child
     CROSS JOIN unnest(child.depends_on) AS dependency (id)
     LEFT JOIN jobs AS parent ON parent.id = dependency.id
@@ -40,14 +41,14 @@ WITH judged AS (
 ), settled AS (
     UPDATE jobs
     SET state = CASE WHEN ended_badly > 0 THEN 'cancelled'
-                     WHEN judged.run_at > clock_timestamp() THEN 'scheduled'
+                     WHEN judged.run_at > judged.at THEN 'scheduled'
                      ELSE 'queued' END::job_state,
         error = CASE WHEN ended_badly > 0 THEN jsonb_build_object(
             'type', 'parent_failed', 'retryable', false,
             'message', 'The job ' || culprit || ', which this one waited for, did not complete.')
             END,
-        finished_at = CASE WHEN ended_badly > 0 THEN clock_timestamp() END,
-        updated_at = clock_timestamp()
+        finished_at = CASE WHEN ended_badly > 0 THEN judged.at END,
+        updated_at = judged.at
     FROM judged
     WHERE jobs.id = judged.id AND (ended_badly > 0 OR not_completed = 0)
     RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error, jobs.has_dependents

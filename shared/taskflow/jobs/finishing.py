@@ -87,7 +87,8 @@ WITH input AS (
       ON jobs.id = input.id AND jobs.attempt = input.attempt AND jobs.worker_id = input.worker_id
     WHERE jobs.state = 'running'
 ), decided AS (
-    SELECT *, {_TARGET} AS target FROM ours
+    -- One time for all that is written of it: each call would have one of its own.
+    SELECT *, {_TARGET} AS target, clock_timestamp() AS at FROM ours
     -- What others wait for is finished together with them, in a transaction.
     WHERE NOT has_dependents OR $11
 ), finished AS (
@@ -102,18 +103,18 @@ WITH input AS (
                      ELSE decided.error END,
         attempt = CASE WHEN target = 'queued' THEN jobs.attempt - 1 ELSE jobs.attempt END,
         run_at = CASE WHEN target = 'retrying'
-                      THEN clock_timestamp() + make_interval(secs => decided.delay_seconds)
+                      THEN decided.at + make_interval(secs => decided.delay_seconds)
                       ELSE jobs.run_at END,
         -- A retry's pointer counts as sent when it reaches its lane, not when it sets out.
         pointer_at = CASE
-            WHEN target = 'queued' THEN clock_timestamp()
+            WHEN target = 'queued' THEN decided.at
             WHEN target = 'retrying' AND decided.delay_seconds <= {LADDER_TOP_SECONDS}
-            THEN clock_timestamp() + make_interval(secs => decided.delay_seconds) END,
+            THEN decided.at + make_interval(secs => decided.delay_seconds) END,
         worker_id = NULL,
         claim_token = NULL,
         lease_expires_at = NULL,
-        finished_at = CASE WHEN target IN {state_list(TERMINAL)} THEN clock_timestamp() END,
-        updated_at = clock_timestamp()
+        finished_at = CASE WHEN target IN {state_list(TERMINAL)} THEN decided.at END,
+        updated_at = decided.at
     FROM decided
     WHERE jobs.id = decided.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,

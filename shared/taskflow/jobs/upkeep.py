@@ -77,6 +77,7 @@ WITH orphaned AS MATERIALIZED (
     FROM counted
 ), judged AS (
     SELECT spared.*,
+           clock_timestamp() AS at,
            CASE WHEN cancel_requested THEN '{JobState.CANCELLED}'
                 WHEN attempt < new_limit THEN '{JobState.RETRYING}'
                 ELSE '{JobState.FAILED}' END::job_state AS target,
@@ -100,16 +101,16 @@ WITH orphaned AS MATERIALIZED (
         attempt_limit = CASE WHEN target = '{JobState.RETRYING}' THEN new_limit
                              ELSE jobs.attempt_limit END,
         run_at = CASE WHEN target = '{JobState.RETRYING}'
-                      THEN clock_timestamp() + make_interval(secs => CASE losses_before
+                      THEN judged.at + make_interval(secs => CASE losses_before
                           WHEN 0 THEN 0 ELSE {LOST_AGAIN_DELAY_SECONDS} END)
                       ELSE jobs.run_at END,
         pointer_at = CASE WHEN $3 AND target = '{JobState.RETRYING}' AND losses_before = 0
-                          THEN clock_timestamp() END,
+                          THEN judged.at END,
         worker_id = NULL,
         claim_token = NULL,
         lease_expires_at = NULL,
-        finished_at = CASE WHEN target IN {state_list(TERMINAL)} THEN clock_timestamp() END,
-        updated_at = clock_timestamp()
+        finished_at = CASE WHEN target IN {state_list(TERMINAL)} THEN judged.at END,
+        updated_at = judged.at
     FROM judged
     WHERE jobs.id = judged.id
     RETURNING jobs.id, jobs.tenant_id, jobs.type, jobs.queue, jobs.priority, jobs.state,
@@ -180,6 +181,8 @@ WITH late AS MATERIALIZED (
     WHERE state IN {from_states(JobEvent.EXPIRE)} AND expires_at <= now()
     ORDER BY expires_at LIMIT $1
     FOR UPDATE SKIP LOCKED
+), judged AS (
+    SELECT id, state, clock_timestamp() AS at FROM late
 ), expired AS (
     UPDATE jobs
     SET state = '{JobState.EXPIRED}',
@@ -187,12 +190,12 @@ WITH late AS MATERIALIZED (
             'The job had not been run by its expires_at, '
             || to_char(expires_at AT TIME ZONE 'UTC', '{_RFC3339}') || '.'),
         pointer_at = NULL,
-        finished_at = clock_timestamp(),
-        updated_at = clock_timestamp()
-    FROM late
-    WHERE jobs.id = late.id
+        finished_at = judged.at,
+        updated_at = judged.at
+    FROM judged
+    WHERE jobs.id = judged.id
     RETURNING jobs.id, jobs.tenant_id, jobs.state, jobs.attempt, jobs.error,
-              jobs.has_dependents, late.state AS source
+              jobs.has_dependents, judged.state AS source
 ), history AS (
     INSERT INTO job_events (job_id, tenant_id, event, source, target, attempt, detail)
     SELECT id, tenant_id, '{JobEvent.EXPIRE}', source, '{JobState.EXPIRED}', attempt,
